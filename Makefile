@@ -55,7 +55,7 @@ test-ray: $(VENV)-ray/.installed
 $(VENV)-ray/.installed: pyproject.toml constraints.txt $(SOURCES) | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)-ray
 	$(VENV)-ray/bin/pip install -q -c constraints.txt scikit-build-core cmake ninja
-	$(VENV)-ray/bin/pip install -q -c constraints.txt --no-build-isolation -e ".[ray]" pytest "tritonclient[grpc]"
+	$(VENV)-ray/bin/pip install -q -c constraints.txt --no-build-isolation -e ".[ray]" pytest hypothesis "tritonclient[grpc]"
 	@touch $@
 
 test-arm: install

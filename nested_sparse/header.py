@@ -9,12 +9,10 @@ from typing import Any, BinaryIO
 
 from .errors import CheckpointError
 from .excerpt import excerpt
+from .header_limit import MAX_HEADER_NBYTES
 from .metadata import DIGEST_KEY, KEY, Metadata
 from .places import ALIGNMENT, TensorPlace, file_places, tensor_table
 from .seal import SIGNATURE_KEY, Seal
-
-MAX_HEADER_NBYTES = 100_000_000
-"""The limit of the safetensors library."""
 
 
 def read_header(

@@ -271,8 +271,8 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     )
     if entry.value_type.scaled and columns > MAX_COLUMNS:
         raise ValueError(f"layer '{excerpt(entry.name)}': {columns} columns, int8 takes at most {MAX_COLUMNS}")
-    if entry.value_type.scaled and not LAYER_KINDS[entry.op].quantizes(entry.attributes):
-        raise ValueError(f"layer '{excerpt(entry.name)}': a {entry.op} like this has no int8 values")
+    if entry.value_type.scaled and LAYER_KINDS[entry.op].quantized is None:
+        raise ValueError(f"layer '{excerpt(entry.name)}': op '{entry.op}' has no int8 values")
     kind = LAYER_KINDS[entry.op]
     if kind.gates and rows != kind.gates * columns:
         expected = f"{kind.gates} for each of {columns} columns"

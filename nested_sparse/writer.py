@@ -219,7 +219,7 @@ def _check_records(where: str, layers: Sequence[LayerRecord], levels: Sequence[L
             raise CheckpointError(
                 f"{where}: layer '{excerpt(name)}': op must be one of {tuple(LAYER_KINDS)}, got {record.op!r}"
             )
-        if record.value_type.scaled and not LAYER_KINDS[record.op].quantizes(record.attributes):
+        if record.value_type.scaled and LAYER_KINDS[record.op].quantized is None:
             raise CheckpointError(
                 f"{where}: layer '{excerpt(name)}': no operator computes op '{record.op}' in {record.value_type.name} "
                 f"(write it with {FLOAT32.name} values)"

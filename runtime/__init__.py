@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .generation import Generator, Token, generate
 from .joining import RowCheck, check_rows, mark_rows
 from .policy import Decision, ElasticPolicy, FixedPolicy, LevelPolicy, Residuals, Slowdown, Waiting
 from .profiling import LatencyProfile, LayerTime, ProfileStore, layer_profile
@@ -14,6 +15,7 @@ __all__ = [
     "Decision",
     "ElasticPolicy",
     "FixedPolicy",
+    "Generator",
     "LatencyProfile",
     "LayerTime",
     "LevelCell",
@@ -31,9 +33,11 @@ __all__ = [
     "SchedulerStats",
     "Session",
     "Slowdown",
+    "Token",
     "Waiting",
     "check_rows",
     "default_probes",
+    "generate",
     "layer_profile",
     "mark_rows",
     "usable_cores",

@@ -6,16 +6,16 @@ import math
 
 from nested_sparse.bfloat16 import dtype_named
 from nested_sparse.proto import messages
+from nested_sparse.runtime.generation import text_model
 from nested_sparse.runtime.scheduling import DEFAULT_PRIORITY, PRIORITY_LEVELS
 from nested_sparse.tensor_spec import TensorSpec, most_batch
 
 from .protocol.datatype import datatype_of
 from .protocol.wire import HEADER_BYTES
+from .repository.names import MODEL_FILE
 from .served_model import PLATFORM, ServedModel
 
 BACKEND = "nested_sparse"
-MODEL_FILE = "model.safetensors"
-"""Name of the checkpoint in the folder of a version."""
 
 
 def config_message(
@@ -30,6 +30,7 @@ def config_message(
     after which an idle sequence is forgotten.
     """
     samples = most_samples(model, limit_bytes)
+    writes = text_model(model.inputs, model.outputs, model.state) is not None
     config = messages.ModelConfig(
         name=model.name,
         platform=PLATFORM,
@@ -40,7 +41,7 @@ def config_message(
         instance_group=[
             messages.ModelInstanceGroup(name=model.name, count=1, kind=messages.ModelInstanceGroup.KIND_CPU)
         ],
-        model_transaction_policy=messages.ModelTransactionPolicy(decoupled=False),
+        model_transaction_policy=messages.ModelTransactionPolicy(decoupled=writes),
         parameters={key: messages.ModelParameter(string_value=value) for key, value in _facts(model).items()},
     )
     specs = {spec.name: spec for spec in model.inputs}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from grpc import aio
 from grpc_health.v1 import health_pb2_grpc
+from prometheus_client.registry import Collector
 
 from nested_sparse.argument import finite, whole
 from nested_sparse.errors import ServingError
@@ -313,6 +314,10 @@ class Server:
             await self._http.start_unix(unix_socket)
             self.http_unix_address = unix_socket.address
         self._servicer.has_rest = True
+
+    def export(self, collector: Collector) -> None:
+        """Export the metrics of `collector` beside the server's own."""
+        self._metrics.registry.register(collector)
 
     def change(self, grace_s: float) -> None:
         """Take over another grace, and the changed times that the models promise."""

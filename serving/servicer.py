@@ -21,6 +21,8 @@ from .connections.calls import Calls
 from .connections.front import arrived_s, load_form, waited_s
 from .dataplane import Dataplane
 from .fault import ending_of
+from .generation.text_message import asks_for_text
+from .generation.texts import Texts
 from .load_report import LoadReport
 from .log_settings import LogSettings
 from .metrics import Metrics, Record
@@ -135,7 +137,10 @@ class Servicer:
         self.metrics_port: int | None = None
         self.has_rest = False
         self.calls = Calls()
-        self.streaming = Streaming(self.read_infer, self.infer, self.calls, limit_bytes, clock, check_stream)
+        texts = Texts(dataplane, metrics, clock)
+        self.streaming = Streaming(
+            self.read_infer, self.infer, self.calls, limit_bytes, clock, check_stream, texts.responses
+        )
 
     async def server_live(self, request: messages.ServerLiveRequest, context: Any) -> messages.ServerLiveResponse:
         """Whether the process answers."""
@@ -280,6 +285,11 @@ class Servicer:
     ) -> Call:
         if isinstance(request, KnownRequest):
             return request.call(received_s, time_left_s)
+        if asks_for_text(request.message):
+            raise InputError(
+                "A text is answered token by token; send the request for it in a stream, by ModelStreamInfer "
+                "(tritonclient: async_stream_infer), to a server that is not behind a cluster's ingress."
+            )
         bounds = Bounds(len(model.inputs), len(model.outputs), self._memory, bool(model.state))
         if not request.is_large:
             call = read_call(request, bounds, received_s, time_left_s)

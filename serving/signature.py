@@ -8,12 +8,13 @@ import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nested_sparse.amend import store_signature
-from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError, InputError
 from nested_sparse.excerpt import excerpt
+
+if TYPE_CHECKING:
+    from nested_sparse.checkpoint import Checkpoint
 
 MOST_FILE_BYTES = 1 << 16
 
@@ -69,6 +70,8 @@ def sign_checkpoint(path: str | os.PathLike[str], key_path: Path) -> None:
 
     The file is replaced by renaming; all but its header stays the same. Raises CheckpointError, InputError.
     """
+    from nested_sparse.amend import store_signature  # with numpy, which checking a signature does not need
+
     sign = signer(key_path)
     path = Path(path).resolve()  # a link stays one, and what it leads to is signed
     store_signature(path, sign)

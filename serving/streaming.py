@@ -1,9 +1,13 @@
-"""Streaming: ModelStreamInfer, many inference requests on one call. The answers come in the order of the requests."""
+"""Streaming: ModelStreamInfer, many inference requests on one call.
+
+The answers come in the order of the requests. Only the tokens of texts come as they are made, between other answers.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -14,6 +18,7 @@ from nested_sparse.proto import messages
 
 from .connections.calls import Calls
 from .fault import Ending, ending_of
+from .generation.text_message import asks_for_text
 from .protocol.convert import InferRequest
 from .protocol.known_headers import KnownRequest
 from .protocol.wire import length_prefix
@@ -31,16 +36,21 @@ REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 FINAL = messages.ModelInferResponse(
     parameters={"triton_final_response": messages.InferParameter(bool_param=True)}
 ).SerializeToString()
-"""The parameter that tells the last response of a request. Here each request has one response. In front of another
-response, these bytes become part of it: protobuf merges messages that follow one another."""
+"""The parameter that tells the last response of a request; all but those for texts have one response. In front of
+another response, these bytes become part of it: protobuf merges messages that follow one another."""
 
-_Answer = bytes | Ending
+WriteText = Callable[
+    [messages.ModelInferRequest, float, float | None], AsyncGenerator[messages.ModelInferResponse, None]
+]
+_Answer = bytes | Ending | None
+"""Of a request: the message, the ending of the stream, or nothing more, where its messages are written already."""
 
 
 class Streaming:
     """The streams that are open. Belongs to one event loop.
 
     read: makes a request of its bytes. infer: answers it, given its time of arrival and the seconds that are left.
+    write_text: the same for a request for a text, token by token; None: such a request is as any other.
     limit: most bytes of a request; a stream whose unanswered requests hold as many is not read further.
     check: given the metadata of a stream, raises AccessError where it may go on no longer. Asked for each request: a
         stream may live longer than the token that opened it.
@@ -54,8 +64,10 @@ class Streaming:
         limit: int,
         clock: Callable[[], float],
         check: Callable[[Any], None],
+        write_text: WriteText | None = None,
     ) -> None:
-        self.read, self.infer, self.calls, self.limit, self.clock, self.check = read, infer, calls, limit, clock, check
+        self.read, self.infer, self.write_text = read, infer, write_text
+        self.calls, self.limit, self.clock, self.check = calls, limit, clock, check
         self._open: set[_Stream] = set()
 
     async def model_stream_infer(self, _: Any, context: Any) -> None:
@@ -94,6 +106,7 @@ class _Stream:
         self._ends_at_error = GRPC_ERROR in ((key, value) for key, value in self._metadata)
         self._unanswered: set[asyncio.Task[_Answer]] = set()
         self._answers: asyncio.Queue[asyncio.Task[_Answer] | None] = asyncio.Queue()
+        self._writing = asyncio.Lock()
         self._held_bytes = 0
         self._reading = asyncio.Lock()  # requests of one sequence take their places in the order of the stream
         self._room = asyncio.Event()
@@ -110,7 +123,8 @@ class _Stream:
                 self._unanswered.discard(task)
                 if isinstance(answer, Ending):
                     return answer
-                await self._context.write(answer)
+                if answer is not None:
+                    await self._write(answer)
                 self._room.set()
             if not self._reader.cancelled():
                 self._reader.result()
@@ -136,9 +150,15 @@ class _Stream:
             while len(self._unanswered) >= MOST_UNANSWERED or self._held_bytes >= self._streaming.limit:
                 self._room.clear()
                 await self._room.wait()
+        while working := [task for task in self._unanswered if not task.done()]:  # they may yet be for texts
+            await asyncio.wait(working)
+
+    async def _write(self, message: bytes) -> None:
+        async with self._writing:  # gRPC takes one at a time
+            await self._context.write(message)
 
     async def _answered(self, data: bytes, received_s: float) -> _Answer:
-        """The answer to the request in `data`: its bytes, or the ending of the stream."""
+        """The answer to the request in `data`. One for a text gets none in its place: a task of its own answers it."""
         size, name = len(data), ""
         try:
             self._streaming.check(self._metadata)
@@ -149,15 +169,37 @@ class _Stream:
                     self._source.unread += 1  # it may be of any sequence
                     raise
             name = request.message.id
+            write = self._streaming.write_text
+            if write is not None and asks_for_text(request.message):
+                task = asyncio.create_task(self._write_text(write, request.message, received_s))
+                self._unanswered.add(task)
+                task.add_done_callback(self._answers.put_nowait)
+                return None
             response = await self._streaming.infer(request, received_s, self._context.time_remaining())
-        except AccessError as error:
-            return Ending.of(error)
         except Exception as error:
-            ending = ending_of(error, "model_stream_infer")
-            return ending if self._ends_at_error or ending.status in REFUSED else _error(ending, name)
+            return self._failed(error, name)
         finally:
             self._held_bytes -= size
         return b"".join((length_prefix(INFER_RESPONSE, len(FINAL) + len(response)), FINAL, response))
+
+    async def _write_text(self, write: WriteText, message: messages.ModelInferRequest, received_s: float) -> _Answer:
+        """Write the tokens that `message` asks for, each as soon as it is there; returns the error, if there is one."""
+        try:
+            left_s = self._context.time_remaining()
+            async with aclosing(write(message, received_s, left_s)) as responses:
+                async for response in responses:
+                    self._streaming.check(self._metadata)
+                    await self._write(messages.ModelStreamInferResponse(infer_response=response).SerializeToString())
+        except Exception as error:
+            return self._failed(error, message.id)
+        return None
+
+    def _failed(self, error: Exception, name: str) -> bytes | Ending:
+        """The message for an error of the request whose id is `name`, or the ending of the stream."""
+        if isinstance(error, AccessError):
+            return Ending.of(error)
+        ending = ending_of(error, "model_stream_infer")
+        return ending if self._ends_at_error or ending.status in REFUSED else _error(ending, name)
 
 
 def _error(ending: Ending, name: str) -> bytes:

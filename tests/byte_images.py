@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
 MAGIC = b"ns8image"
-HEADER = struct.Struct("<8s6ifB27x")
+HEADER = struct.Struct("<8s7ifB23x")
 
 
 @dataclass(frozen=True)
@@ -50,35 +51,41 @@ def places(channels: int, height: int, width: int, layout: Layout) -> Places:
 
 
 def header(shape: tuple[int, ...], layout: Layout, held: Range, magic: bytes = MAGIC) -> Bytes:
-    """The 64 bytes before the pixels of images (N, C, H, W)."""
-    raw = HEADER.pack(magic, *shape, layout.border, layout.gap, float(held.scale), held.zero)
+    """The 64 bytes before the pixels of images (N, C, H, W), or of volumes (N, C, D, H, W)."""
+    batch, channels, *slices, height, width = shape
+    sizes = (batch, channels, height, width, layout.border, layout.gap, *(slices or [1]))
+    raw = HEADER.pack(magic, *sizes, float(held.scale), held.zero)
     return np.frombuffer(raw, np.uint8)
 
 
 def written(image: Image, layout: Layout) -> Bytes:
-    """The tensor of images (N, C, H, W) or (N, C, W); bytes that may be anything are random."""
-    data = image.data if image.data.ndim == 4 else image.data[:, :, None, :]
-    where = places(*data.shape[1:], layout)
+    """The tensor of images (N, C, H, W) or (N, C, W), or of volumes; bytes that may be anything are random."""
+    data = image.data[:, :, None, :] if image.data.ndim == 3 else image.data
+    channels, *slices, height, width = data.shape[1:]
+    where = places(channels, math.prod(slices) * height, width, layout)
     fill = np.random.default_rng(0).integers(0, 256, (len(data), where.nbytes), np.uint8)
     if layout.border > 0:
         fill[...] = image.range.zero
     for index, pixels in enumerate(data):
-        fill[index, where.pixels] = pixels
+        fill[index, where.pixels] = pixels.reshape(where.pixels.shape)
     return np.concatenate([header(data.shape, layout, image.range), fill.reshape(-1)])
 
 
 def read(tensor: Bytes) -> tuple[Image, Layout]:
-    """The images (N, C, H, W) in a tensor, and their layout. Asserts that all that is no pixel of a plane is zero."""
-    magic, *sizes, border, gap, scale, zero = HEADER.unpack(tensor[:64].tobytes())
-    batch, *shape = sizes
+    """The images (N, C, H, W) in a tensor, or volumes (N, C, D, H, W) where they have several slices, and their layout.
+
+    Asserts that all that is no pixel of a plane is the zero point.
+    """
+    magic, batch, channels, height, width, border, gap, depth, scale, zero = HEADER.unpack(tensor[:64].tobytes())
     layout, held = Layout(border, gap), Range(np.float32(scale), zero)
     assert magic == MAGIC
-    assert not tensor[37:64].any(), "the rest of the header is 0"
-    where = places(*shape, layout)
+    assert not tensor[41:64].any(), "the rest of the header is 0"
+    where = places(channels, depth * height, width, layout)
     assert tensor.size == 64 + batch * where.nbytes
     images = tensor[64:].reshape(batch, where.nbytes)
     if border > 0:
         other = np.ones(where.nbytes, bool)
         other[where.pixels] = False
         assert (images[:, other] == zero).all(), "a byte of the border is not the zero point"
-    return Image(images[:, where.pixels], held), layout
+    pixels = images[:, where.pixels]
+    return Image(pixels if depth == 1 else pixels.reshape(batch, channels, depth, height, width), held), layout

@@ -27,13 +27,14 @@ from nested_sparse.serving.fetching.source import Source
 from nested_sparse.serving.signature import PublicKey
 from nested_sparse.writer import header_bytes, write_file
 
-IMAGE = {"input": np.random.default_rng(1).standard_normal((1, 1, 28, 28)).astype(np.float32)}
+INPUTS = 448
+SAMPLE = {"input": np.random.default_rng(1).standard_normal((1, INPUTS)).astype(np.float32)}
 FILE = "/net.safetensors"
 
 
 @dataclass(frozen=True)
 class Published:
-    """A model as a file server offers it. answers: of each level to IMAGE."""
+    """A model as a file server offers it. answers: of each level to SAMPLE."""
 
     path: Path
     manifest: Manifest
@@ -45,7 +46,7 @@ class Published:
         output = path.with_name(f"{path.name}.{serial}.manifest")
         _, manifest = publish(path, output, serial=serial, **options)
         with Session(path, threads=1) as session:
-            answers = tuple(session.run(IMAGE, level.index)["output"] for level in session.levels)
+            answers = tuple(session.run(SAMPLE, level.index)["output"] for level in session.levels)
         return Published(path, manifest, answers)
 
     @property
@@ -72,9 +73,18 @@ class Device:
     """Follows `url`, and holds the open session of the version that serves. Use it as a context.
 
     As a Repository does, it opens a version first, and keeps the one before where that fails. faults: what failed.
+    loaded: as Follower.start's.
     """
 
-    def __init__(self, root: Path, url: str, key: PublicKey | None = None, most_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        root: Path,
+        url: str,
+        key: PublicKey | None = None,
+        most_bytes: int = 1 << 30,
+        loaded: threading.Event | None = None,
+    ) -> None:
+        self._loaded = loaded
         self.store = ModelStore(root, "net", most_bytes)
         self._trust = Trust(root, key)
         self._sessions: list[Session] = []
@@ -87,7 +97,7 @@ class Device:
             with contextlib.suppress(NestedSparseError):
                 self._open(version)
                 break
-        self.follower.start()
+        self.follower.start(self._loaded)
         self.follower.attach(self.take_over)
         return self
 
@@ -125,7 +135,7 @@ class Device:
     def answers(self) -> list[np.ndarray]:
         """The answer of each level that is served."""
         session = self._sessions[-1]
-        return [session.run(IMAGE, level.index)["output"] for level in session.levels]
+        return [session.run(SAMPLE, level.index)["output"] for level in session.levels]
 
     def serves(self, published: Published, levels: int | None = None) -> bool:
         """Whether it answers as the published model does, with so many of its levels; None: all."""
@@ -134,8 +144,17 @@ class Device:
         return all(map(np.array_equal, self.answers(), published.answers))
 
     def becomes(self, published: Published, levels: int | None = None) -> bool:
-        """Whether it serves that soon."""
-        return wait_until(lambda: self.serves(published, levels))
+        """Whether it serves that soon. Each version is asked once: its answers stay the same."""
+        asked = 0
+
+        def arrived() -> bool:
+            nonlocal asked
+            if self.loads == asked:
+                return False
+            asked = self.loads
+            return self.serves(published, levels)
+
+        return wait_until(arrived)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:

@@ -16,7 +16,9 @@ from sparse_node import session_of
 
 TILES, WIDE_TILES, PLANES, WIDE_PLANES = Layout(), Layout(0, 3), Layout(1, 1), Layout(3, 5)
 LAYOUTS = (TILES, WIDE_TILES, PLANES, WIDE_PLANES, Layout(2, 0))
-SHAPES = [(1, 1, 1, 1), (2, 3, 7, 7), (1, 5, 8, 8), (3, 2, 1, 130), (1, 4, 33, 34), (2, 3, 65), (1, 2, 1), (0, 3, 4, 4)]
+VOLUMES = [(2, 3, 4, 5, 7), (1, 2, 1, 9, 3), (1, 4, 3, 17, 16), (0, 1, 2, 2, 2)]
+SHAPES = [(1, 1, 1, 1), (2, 3, 7, 7), (1, 5, 8, 8), (3, 2, 1, 130), (1, 4, 33, 34), (2, 3, 65), (1, 2, 1), (0, 3, 4, 4),
+          *VOLUMES]  # fmt: skip
 SOME_SHAPES = [(2, 3, 7, 7), (1, 4, 33, 34), (2, 3, 65), (1, 1, 1, 1), (0, 3, 4, 4)]
 TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.uint8): TensorProto.UINT8,
          np.dtype(np.int64): TensorProto.INT64}  # fmt: skip
@@ -80,8 +82,14 @@ def check(tensor: Bytes, expected: Image, layout: Layout) -> None:
     image, found = byte_images.read(tensor)
     assert found == layout
     assert image.range == expected.range
-    data = expected.data if expected.data.ndim == 4 else expected.data[:, :, None, :]
-    np.testing.assert_array_equal(image.data, data)
+    np.testing.assert_array_equal(image.data, planar(expected.data))
+
+
+def planar(data: NDArray[Any]) -> NDArray[Any]:
+    """Lines as images of one row, and volumes of one slice as images."""
+    if data.ndim == 3:
+        return data[:, :, None, :]
+    return data[:, :, 0] if data.ndim == 5 and data.shape[2] == 1 else data
 
 
 # ---- in and out ----

@@ -135,12 +135,12 @@ def _range(attributes: Mapping[str, Any], of: str, level: int) -> Range:
 
 
 def _window(attributes: Mapping[str, Any], spatial: int) -> Window:
-    """The window over so many dimensions; nodes have two, the first of one row where an image has one dimension."""
-    first = 2 - spatial
-    pads = attributes["pads"]
+    """The window over so many dimensions; nodes have two or three, the first of one row where an image has one."""
+    first, pads = max(0, 2 - spatial), attributes["pads"]
+    sizes = len(pads) // 2
     return Window(
         attributes["kernel_shape"][first:],
         attributes["strides"][first:],
-        [*pads[first:2], *pads[2 + first :]],
+        [*pads[first:sizes], *pads[sizes + first :]],
         attributes["dilations"][first:],
     )

@@ -80,6 +80,7 @@ ROOMS: Mapping[str, int] = {
     "policy": 3,
     "scheduling": 4,
     "simulation": 5,
+    "generation": 5,
 }
 """Rooms of runtime/: each imports from rooms of a lower number only."""
 

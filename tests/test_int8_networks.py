@@ -61,6 +61,24 @@ class Lines(nn.Module):
         return self.head(F.max_pool1d(x, 2).mean(2))
 
 
+class Volumes(nn.Module):
+    """Three spatial dimensions: strides, a sum, a window of slices alone, pools with padding, scaled channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv3d(2, 8, 3, (1, 2, 2), 1, bias=False), nn.BatchNorm3d(8)
+        self.inner, self.point = nn.Conv3d(8, 8, 3, padding=1), nn.Conv3d(8, 8, 1)
+        self.excite, self.last = nn.Conv3d(8, 8, 1), nn.Conv3d(8, 12, (3, 1, 1), dilation=(2, 1, 1))
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.hardswish(self.norm(self.stem(x)))
+        x = F.max_pool3d(F.relu(self.inner(x) + x), (2, 3, 3), (1, 2, 2), (1, 1, 1))
+        x = x + F.relu(self.point(x))
+        x = x * torch.sigmoid(self.excite(x.mean((2, 3, 4), keepdim=True)))
+        return self.head(self.last(x).mean((2, 3, 4)))
+
+
 class Vectors(nn.Module):
     """Linear layers alone."""
 
@@ -72,7 +90,12 @@ class Vectors(nn.Module):
         return self.head(F.relu(self.second(F.relu6(self.first(x)))))
 
 
-SHAPES: dict[type[nn.Module], tuple[int, ...]] = {Images: (3, 40, 36), Lines: (2, 41), Vectors: (24,)}
+SHAPES: dict[type[nn.Module], tuple[int, ...]] = {
+    Images: (3, 40, 36),
+    Lines: (2, 41),
+    Volumes: (2, 6, 13, 18),
+    Vectors: (24,),
+}
 
 
 def exported(path: Path, kind: type[nn.Module], pattern: str) -> Path:
@@ -104,12 +127,13 @@ def images(folder: Path) -> Path:
     return exported(folder / "images.safetensors", Images, "block4x1")
 
 
-CASES = [(Images, "unstructured"), (Images, "gs8x2"), (Images, "channel"), (Lines, "block8x1"), (Vectors, "block16x1")]
+CASES = [(Images, "unstructured"), (Images, "gs8x2"), (Images, "channel"), (Lines, "block8x1"), (Vectors, "block16x1"),
+         (Volumes, "block4x1")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "pattern"), CASES)
 def test_each_level_has_the_bits_of_the_reference(folder: Path, kind: type[nn.Module], pattern: str) -> None:
-    """In every pattern, for images, lines and vectors."""
+    """In every pattern, for images, lines, volumes and vectors."""
     assert_answers_as_reference(exported(folder / f"{kind.__name__}-{pattern}.safetensors", kind, pattern))
 
 

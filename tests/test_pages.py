@@ -28,9 +28,10 @@ import torch
 from typer.testing import CliRunner
 
 from nested_sparse.serving import cli
+from nested_sparse.trainer import export, nest
 from nested_sparse.trainer.data.datasets import Digits
 from nested_sparse.trainer.recipes.recipe import load_recipe
-from nested_sparse.trainer.zoo import DigitNet
+from nested_sparse.trainer.zoo import GPT, DigitNet
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "docs" / "examples" / "fashion-mnist.safetensors"
@@ -94,6 +95,13 @@ def write_given_onnx(model: torch.nn.Module, example: torch.Tensor) -> None:
     np.savez("data.npz", x=np.random.default_rng(0).random((24, *example.shape[1:]), np.float32))
 
 
+def write_gpt(path: Path) -> None:
+    """The file of a small GPT that is not trained, and takes a text piece by piece."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model = GPT(width=16, depth=1, heads=2, longest=16).eval()
+    export(nest(model, densities=(0.2, 0.6), pattern="block4x1"), path=path, **model.stepwise())
+
+
 def blocks(page: Path) -> list[tuple[str, str]]:
     """(language, text) of each block of the page; `text` is the language of a drawing, which is not run."""
     text = page.read_text(encoding="utf-8")
@@ -149,6 +157,8 @@ class Reader:
     def train(self, words: list[str]) -> None:
         def untrained(recipe: Any, out: Path, **_: Any) -> dict[str, Any]:
             self.reached.append(recipe.name)
+            if recipe.output.stepwise:  # a later line of the page serves it
+                write_gpt(out / f"{recipe.name}.safetensors")
             return {}
 
         self.patch.setattr("nested_sparse.trainer.recipes.run.run_recipe", untrained)
@@ -273,10 +283,16 @@ def check_measuring(reader: Reader) -> None:
     assert Path("small.safetensors").exists()
 
 
+def check_serving(reader: Reader) -> None:
+    """The recipe was reached, and its texts came."""
+    assert reader.reached == ["bytes"]
+
+
 CHECKS: dict[str, Callable[[Reader], None]] = {
     "README.md": check_readme,
     "docs/training.md": check_training,
     "docs/measuring.md": check_measuring,
+    "docs/serving.md": check_serving,
 }
 """Files that must exist after the last block of a page."""
 

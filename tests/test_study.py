@@ -152,7 +152,7 @@ def test_rows_are_trained_kept_timed_and_shown(
         trained.append(out)
         recipe = load_recipe(options[0], [*settings, f"train.seed={seed}"])
         if "five" in out:
-            assert recipe.teacher.checkpoint == keep / "dense,-B-of-4,-100--0.safetensors"
+            assert recipe.teacher.checkpoint == keep / "small" / "dense,-B-of-4,-100--0.safetensors"
         return SimpleNamespace(returncode=0, stdout=json.dumps(run_recipe(recipe, Path(out))))
 
     monkeypatch.setattr(study, "subprocess", SimpleNamespace(run=train, PIPE=subprocess.PIPE))
@@ -174,7 +174,7 @@ def test_rows_are_trained_kept_timed_and_shown(
     assert [each.get("teacher") for each in lines] == [None, "dense, B/4, 100 %", None]
     assert lines[2]["int8_of"] == "five"
     assert [lines[2][key] for key in ("settings", "passes")] == [lines[1][key] for key in ("settings", "passes")]
-    with Checkpoint.open(keep / "five,-int8-0.safetensors") as checkpoint:
+    with Checkpoint.open(keep / "small" / "five,-int8-0.safetensors") as checkpoint:
         assert {layer.value_type.scaled for layer in checkpoint.layers} == {True}
         assert [level["accuracy"] for level in lines[2]["levels"]] == [
             level.metrics["accuracy"] for level in checkpoint.levels
@@ -198,7 +198,7 @@ def test_rows_are_trained_kept_timed_and_shown(
     told = call("show")
     for name in ("small.png", "small-budget.png", "small-latency.png"):
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
-    with Checkpoint.open(keep / "five-0.safetensors") as checkpoint:
+    with Checkpoint.open(keep / "small" / "five-0.safetensors") as checkpoint:
         first = checkpoint.levels[0].metrics
     assert f"| five | 1 | 0.0 | 0 | {100 * first['accuracy']:.2f} (" in told
     assert f"| five | {100 * first['disagreement']:.2f} |" in told

@@ -6,11 +6,11 @@
 
 `run` skips finished rows, writes one JSON line for each finished run beside the study's file, and can be stopped and
 started again at any time; several calls can share the work (--part 1/2), and several processes, one for each GPU, a
-training (--processes). --keep copies each checkpoint to a folder of yours. `time` measures every level of the first
-checkpoint of each row on this machine, by the runtime, in turns, on one thread, and writes the times beside the study's
-file. `fill` measures the disagreement of kept checkpoints whose
-lines lack it, from older versions, and stores it in both. `show` prints the tables in Markdown and saves the pictures.
-`command` prints the command of each row. Needs Python 3.11 or newer.
+training (--processes). --keep copies each checkpoint to a folder of yours, where each study has its own. `time`
+measures every level of the first checkpoint of each row on this machine, by the runtime, in turns, on one thread, and
+writes the times beside the study's file. `fill` measures the disagreement of kept checkpoints whose lines lack it, from
+older versions, and stores it in both. `show` prints the tables in Markdown and saves the pictures. `command` prints the
+command of each row. Needs Python 3.11 or newer.
 
 [metric] has the name of the metric that the tables show, and `share`, true where it is from 0 to 1; accuracy is the
 default. A [[row]] has a name, a kind (dense, separate or nested) and settings of the recipe. `compare` names one row
@@ -171,10 +171,14 @@ class Study:
         """The folder of a run's files."""
         return out / self.path.stem / f"{row.slug}-{seed}"
 
+    def kept(self, row: Row, seed: int, keep: Path) -> Path:
+        """The copy of a run's checkpoint in `keep`, which several studies may share."""
+        return keep / self.path.stem / f"{row.slug}-{seed}.safetensors"
+
     def checkpoint(self, name: str, seed: int, arguments: argparse.Namespace) -> Path | None:
         """The checkpoint of a finished run: the kept one, else the one in the run's folder; None if there is none."""
         row = self.named[name]
-        kept = [] if arguments.keep is None else [arguments.keep / f"{row.slug}-{seed}.safetensors"]
+        kept = [] if arguments.keep is None else [self.kept(row, seed, arguments.keep)]
         found = [*kept, *sorted(self.folder(row, seed, arguments.out).glob("*.safetensors"))]
         return next((path for path in found if path.is_file()), None)
 
@@ -200,8 +204,9 @@ def run(study: Study, arguments: argparse.Namespace) -> None:
         if figures is None:
             continue
         if arguments.keep is not None:
-            arguments.keep.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(figures["checkpoint"], arguments.keep / f"{row.slug}-{seed}.safetensors")
+            kept = study.kept(row, seed, arguments.keep)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(figures["checkpoint"], kept)
         study.finish(row, seed, figures)
 
 

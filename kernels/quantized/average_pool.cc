@@ -16,6 +16,7 @@ QuantizedAveragePool::QuantizedAveragePool(const ort::Attributes& attributes)
 
 void QuantizedAveragePool::compute(const ort::Context& context) const {
   const QuantizedImage x = read_image(context, 0, "X");
+  if (x.size.depth != 1) fail("X must have one slice, got " + x.size.text());
   const Pool pool = pool_over(geometry_, x.size);
   const QuantizedImage y = write_image(context, pool.output(), layout_, x.range);
   for_channels(context, y.size, raster_bytes(x) + raster_bytes(y), [&](int64_t n, int64_t c) {

@@ -21,7 +21,7 @@ void BlendOperator::blend_channel(const Blend& blend, const QuantizedImage& a, c
   if (a.pitch() == y.pitch() && b.pitch() == y.pitch()) {
     loops_.blend(from, other, rounded_up(y.positions()), blend, to);
   } else {
-    for (int64_t row = 0; row < y.size.height; ++row) {
+    for (int64_t row = 0; row < y.rows(); ++row) {
       loops_.blend(from + row * a.pitch(), other + row * b.pitch(), y.size.width, blend, to + row * y.pitch());
     }
   }

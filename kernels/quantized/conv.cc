@@ -15,7 +15,7 @@ constexpr size_t kTable = 256;
 }  // namespace
 
 QuantizedConv::QuantizedConv(const ort::Attributes& attributes)
-    : ConvLayer(attributes, 2),
+    : ConvLayer(attributes, 3),
       y_layout_(read_layout(attributes)),
       y_ranges_(read_ranges(attributes, "y_scale", "y_zero", static_cast<size_t>(weight_.level_count()))),
       sum_ranges_(y_ranges_),
@@ -66,7 +66,7 @@ void QuantizedConv::compute(const ort::Context& context) const {
   const auto x = checked("X ", [&] { return QuantizedImage::read(context.input<uint8_t>(kX)); });
   check_channels(x.size);
   const auto plan = checked("", [&] { return plans_.plan_for(geometry_, x, y_layout_, channels_); });
-  const ImageSize size{x.size.batch, weight_.rows(), plan->output_height(), plan->output_width()};
+  const ImageSize size = plan->output(x.size.batch, weight_.rows());
   check_output(size);
   const QuantizedImage residual = read_residual(context, size);
   const ByteRange sums = sum_ranges_[level];

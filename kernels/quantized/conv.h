@@ -1,5 +1,5 @@
-// QuantizedConv: a convolution of int8 weights over an image of bytes, with any stride, padding and dilation, and
-// groups of channels as ONNX's Conv has them.
+// QuantizedConv: a convolution of int8 weights over an image or a volume of bytes, with any stride, padding and
+// dilation, and groups of channels as ONNX's Conv has them.
 //
 // X, residual and Y: quantized images (image.h). Attributes beside those of NestedConv: y_scale and y_zero, the range
 // of Y at each level; y_border and y_gap, its layout. Where an activation function other than a clip follows, also

@@ -7,18 +7,18 @@
 namespace nested_sparse {
 
 QuantizedGlobalAveragePool::QuantizedGlobalAveragePool(const ort::Attributes& attributes)
-    : ImageOperator("QuantizedGlobalAveragePool"), spatial_(read_choice(attributes, "spatial_dimensions", 1, 2, 2)) {}
+    : ImageOperator("QuantizedGlobalAveragePool"), spatial_(read_spatial(attributes, 3)) {}
 
 void QuantizedGlobalAveragePool::compute(const ort::Context& context) const {
   const QuantizedImage x = read_image(context, 0, "X");
   const ImageSize one{x.size.batch, x.size.channels, 1, 1};
   float* const y = write_floats(context, one, spatial_);
-  const auto pixels = static_cast<double>(x.size.height * x.size.width);
+  const auto pixels = static_cast<double>(x.size.pixels());
   const double scale = x.range.scale;
-  const int64_t zeros = x.size.height * x.size.width * x.range.zero;
+  const int64_t zeros = x.size.pixels() * x.range.zero;
   uint8_t* const mask = byte_scratch(Purpose::matrix, raster_bytes(x));
   std::memset(mask, 0, static_cast<size_t>(raster_bytes(x)));
-  for (int64_t row = 0; row < x.size.height; ++row) {
+  for (int64_t row = 0; row < x.rows(); ++row) {
     std::memset(mask + row * x.pitch(), 0xff, static_cast<size_t>(x.size.width));
   }
   const int64_t step = x.planes() ? kTileBytes : x.size.channels * kTileBytes;

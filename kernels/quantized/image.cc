@@ -14,10 +14,10 @@ constexpr int64_t kMaxBytes = std::numeric_limits<int32_t>::max();
 // The beginning of the tensor. Every field is untrusted.
 struct Header {
   uint64_t magic;
-  int32_t batch, channels, height, width, border, gap;
+  int32_t batch, channels, height, width, border, gap, depth;
   float scale;
   uint8_t zero;
-  uint8_t reserved[27];
+  uint8_t reserved[23];
 };
 static_assert(sizeof(Header) == 64, "a cache line");
 
@@ -25,11 +25,12 @@ static_assert(sizeof(Header) == 64, "a cache line");
 // Every product is bounded before it is made.
 bool place(const ImageSize& size, ImageLayout layout, QuantizedImage& image) {
   const bool in_range = size.batch >= 0 && size.batch <= kMaxBytes && size.channels >= 1 && size.height >= 1 &&
-                        size.width >= 1 && layout.border >= 0 && layout.gap >= 0;
+                        size.width >= 1 && size.depth >= 1 && layout.border >= 0 && layout.gap >= 0;
   if (!in_range || size.channels > kMaxBytes || size.width > kMaxBytes) return false;
+  if (size.depth > kMaxBytes / size.height) return false;
   image.size = size;
   image.layout = layout;
-  if (image.pitch() > kMaxBytes || size.height > kMaxBytes / image.pitch()) return false;
+  if (image.pitch() > kMaxBytes || image.rows() > kMaxBytes / image.pitch()) return false;
   if (layout.border > kMaxBytes / image.pitch()) return false;
   const int64_t border = layout.border * image.pitch();
   image.tiles = (image.positions() + kTileBytes - 1) / kTileBytes;
@@ -85,7 +86,7 @@ QuantizedImage QuantizedImage::read(const ort::Tensor<const uint8_t>& tensor) {
     throw ort::Error("must be an image of this library's int8 operators, got a tensor of shape " + tensor.shape.text() +
                      "; export the model again");
   }
-  const ImageSize size{header.batch, header.channels, header.height, header.width};
+  const ImageSize size{header.batch, header.channels, header.height, header.width, header.depth};
   QuantizedImage image;
   if (!place(size, ImageLayout{header.border, header.gap}, image) ||
       bytes != static_cast<int64_t>(sizeof header) + size.batch * image.image_bytes) {
@@ -117,6 +118,7 @@ QuantizedImage QuantizedImage::write(const ort::Context& context, const ImageSiz
                       static_cast<int32_t>(size.width),
                       layout.border,
                       layout.gap,
+                      static_cast<int32_t>(size.depth),
                       range.scale,
                       range.zero,
                       {}};

@@ -1,8 +1,9 @@
 // QuantizedImage: a batch of images of bytes, as it travels between our int8 operators. It is a uint8 tensor of one
 // dimension: a header of 64 bytes, then the pixels. The layout is the same on every instruction set.
 //
-// Pixel (y, x) has position y * pitch + x, with pitch = width + gap: `gap` columns follow each row. Positions are cut
-// into tiles of 64; the last tile is padded. One image lies after the other.
+// Pixel (y, x) has position y * pitch + x, with pitch = width + gap: `gap` columns follow each row. The rows of a
+// volume's slices follow one another: y is z * height + y. Positions are cut into tiles of 64; the last tile is padded.
+// One image lies after the other.
 //
 // Tiles, where border is 0: tile after tile, and in a tile channel after channel, 64 bytes each. Bytes that are no
 // pixel may have any value.
@@ -60,7 +61,8 @@ struct QuantizedImage {
 
   bool planes() const { return layout.border > 0; }
   int64_t pitch() const { return size.width + layout.gap; }
-  int64_t positions() const { return size.height * pitch(); }
+  int64_t rows() const { return size.depth * size.height; }  // of all slices
+  int64_t positions() const { return rows() * pitch(); }
   // Bytes of a tile that operators read and write: 64, or 16 or 32 in the last tile where that is enough.
   int32_t tile_width(int64_t tile) const;
   // The byte of channel 0 at the first position of a tile of image n.

@@ -17,8 +17,6 @@ QuantizedImage ImageOperator::read_image(const ort::Context& context, size_t ind
 }
 
 Image ImageOperator::read_floats(const ort::Context& context, size_t index, const char* name) const {
-  const ort::Shape shape = context.input<float>(index).shape;  // images of bytes have no slices
-  if (shape.rank == 5) fail(std::string(name) + " must be [N, C, H, W] or [N, C, W], got " + shape.text());
   try {
     return Image::read(context.input<float>(index), false, TileShape{1, 1});
   } catch (const ort::Error& error) {
@@ -36,6 +34,10 @@ QuantizedImage ImageOperator::write_image(const ort::Context& context, const Ima
 }
 
 float* ImageOperator::write_floats(const ort::Context& context, const ImageSize& size, int64_t spatial) const {
+  if (spatial == 3) {
+    return context.output(ort::Shape{5, {size.batch, size.channels, size.depth, size.height, size.width}});
+  }
+  if (size.depth != 1) fail("without three spatial dimensions X must have one slice, got " + size.text());
   if (spatial == 2) return context.output(ort::Shape{4, {size.batch, size.channels, size.height, size.width}});
   if (size.height != 1) fail("with one spatial dimension X must have one row, got " + size.text());
   return context.output(ort::Shape{3, {size.batch, size.channels, size.width}});

@@ -21,7 +21,8 @@ class ImageOperator : public Operator {
   QuantizedImage write_image(const ort::Context& context, const ImageSize& size, ImageLayout layout,
                              ByteRange range) const;
 
-  // Y in float32: [N, C, H, W], or [N, C, W] for one spatial dimension. Throws ort::Error where that has several rows.
+  // Y in float32: [N, C, D, H, W], [N, C, H, W] or [N, C, W], by its spatial dimensions. Throws ort::Error where one
+  // that is missing is not 1.
   float* write_floats(const ort::Context& context, const ImageSize& size, int64_t spatial) const;
   // Throws ort::Error where the window does not fit into the padded image.
   Pool pool_over(const ConvGeometry& geometry, const ImageSize& x) const;

@@ -16,11 +16,12 @@ int64_t divided_up(int64_t value, int64_t by) {
 }  // namespace
 
 BytePlan::BytePlan(const ConvGeometry& geometry, const QuantizedImage& x, ImageLayout y_layout, int64_t channels)
-    : x_(x), taps_(geometry.kernel[0] * geometry.kernel[1]), step_(geometry.stride[1]) {
+    : x_(x), taps_(geometry.taps()), step_(geometry.stride[1]) {
   x_.data = nullptr;
   output_[0] = output_size(geometry, 0, x.size.height);
   output_[1] = output_size(geometry, 1, x.size.width);
-  const QuantizedImage y = QuantizedImage::placed({1, 1, output_[0], output_[1]}, y_layout);
+  output_[2] = output_size(geometry, 2, x.size.depth);
+  const QuantizedImage y = QuantizedImage::placed(output(1, 1), y_layout);
   // Large padding makes no file larger, but a plan knows every tap of every tile of the output.
   if (y.tiles > kMaxRows / taps_) throw ort::Error("the padded image and the window are too large together");
   for (int64_t tile = 0; tile < y.tiles; ++tile) keep_.push_back(y.keep(tile));
@@ -31,14 +32,18 @@ BytePlan::BytePlan(const ConvGeometry& geometry, const QuantizedImage& x, ImageL
 }
 
 BytePlan::Tap BytePlan::tap_of(const ConvGeometry& geometry, int64_t tap) const {
-  return {tap / geometry.kernel[1] * geometry.dilation[0] - geometry.pad_before[0],
-          tap % geometry.kernel[1] * geometry.dilation[1] - geometry.pad_before[1]};
+  const int64_t row = tap / geometry.kernel[1];
+  return {row % geometry.kernel[0] * geometry.dilation[0] - geometry.pad_before[0],
+          tap % geometry.kernel[1] * geometry.dilation[1] - geometry.pad_before[1],
+          row / geometry.kernel[0] * geometry.dilation[2] - geometry.pad_before[2]};
 }
 
 bool BytePlan::reads_tiles(const ConvGeometry& geometry, const QuantizedImage& y) const {
-  const bool unpadded =
-      geometry.pad_before[0] + geometry.pad_before[1] + geometry.pad_after[0] + geometry.pad_after[1] == 0;
-  return !x_.planes() && y.pitch() == x_.pitch() && unpadded && taps_ * geometry.stride[0] * geometry.stride[1] == 1;
+  if (x_.planes() || y.pitch() != x_.pitch() || taps_ != 1) return false;
+  for (int axis = 0; axis < 3; ++axis) {
+    if (geometry.stride[axis] != 1 || geometry.pad_before[axis] + geometry.pad_after[axis] != 0) return false;
+  }
+  return true;
 }
 
 // Whether every tap finds a pixel or the zero point for each pixel of the output, and something in memory for the rest
@@ -46,6 +51,8 @@ bool BytePlan::reads_tiles(const ConvGeometry& geometry, const QuantizedImage& y
 // them.
 bool BytePlan::reads_planes(const ConvGeometry& geometry, const QuantizedImage& y) const {
   if (!x_.planes() || y.pitch() != x_.pitch() || geometry.stride[0] * geometry.stride[1] != 1) return false;
+  const bool one_slice = x_.size.depth == 1 && output_[2] == 1 && geometry.kernel[2] == 1;
+  if (!one_slice || geometry.pad_before[2] != 0) return false;
   const Tap first = tap_of(geometry, 0);
   const Tap last = tap_of(geometry, taps_ - 1);
   const int64_t end = y.tiles * kTileBytes + last.down * x_.pitch() + last.right;
@@ -82,12 +89,20 @@ void BytePlan::place_tap(const ConvGeometry& geometry, const QuantizedImage& y, 
   const int64_t begin = tile * kTileBytes;
   const int64_t end = std::min(begin + kTileBytes, y.positions());
   for (int64_t row = begin / y.pitch(); row * y.pitch() < end; ++row) {
-    const int64_t source_row = row * geometry.stride[0] + tap.down;
-    if (source_row < 0 || source_row >= x_.size.height) continue;
+    const int64_t source = source_row(geometry, tap, row);
+    if (source < 0) continue;
     const int64_t first = std::max({begin - row * y.pitch(), divided_up(-tap.right, step_), int64_t{0}});
     const int64_t last = std::min({end - row * y.pitch(), divided_up(x_.size.width - tap.right, step_), output_[1]});
-    place_row(source_row, tap, first, last, row * y.pitch() - begin);
+    place_row(source, tap, first, last, row * y.pitch() - begin);
   }
+}
+
+// The row of the input, counted on from slice to slice, that an output's row reads under a tap; -1 for padding.
+int64_t BytePlan::source_row(const ConvGeometry& geometry, Tap tap, int64_t row) const {
+  const int64_t slice = row / output_[0] * geometry.stride[2] + tap.behind;
+  const int64_t line = row % output_[0] * geometry.stride[0] + tap.down;
+  const bool inside = slice >= 0 && slice < x_.size.depth && line >= 0 && line < x_.size.height;
+  return inside ? slice * x_.size.height + line : -1;
 }
 
 // Plans output columns [column, end), which lie from `to` + column on in the row of the matrix. A run ends where an

@@ -6,7 +6,7 @@
 //
 // - from tiles, where the window is one pixel and the output has the pitch of the input;
 // - from planes, where the window's stride is 1, the output has the pitch of the input, and the taps stay within the
-//   border and the gap, which hold the zero point.
+//   border and the gap, which hold the zero point. Between the slices of a volume there is no border.
 //
 // Otherwise the matrix is gathered (gather8/gather8.h) for one tile of output positions at a time.
 #pragma once
@@ -27,10 +27,12 @@ class BytePlan {
 
   bool matches(const QuantizedImage& x) const {
     return x.size.height == x_.size.height && x.size.width == x_.size.width && x.size.channels == x_.size.channels &&
-           x.layout == x_.layout;
+           x.size.depth == x_.size.depth && x.layout == x_.layout;
   }
-  int64_t output_height() const { return output_[0]; }
-  int64_t output_width() const { return output_[1]; }
+  // The output for `batch` images, with `channels` channels.
+  ImageSize output(int64_t batch, int64_t channels) const {
+    return ImageSize{batch, channels, output_[0], output_[1], output_[2]};
+  }
   int64_t taps() const { return taps_; }
   size_t nbytes() const { return runs_.size() * sizeof(ByteRun) + offsets_.size() * sizeof(int32_t); }
   // Bit i is set where position i of an output tile is a pixel.
@@ -49,9 +51,9 @@ class BytePlan {
               uint8_t* matrix) const;
 
  private:
-  // The place of a tap relative to the pixel of its output, at stride 1: rows down and columns right.
+  // The place of a tap relative to the pixel of its output, at stride 1: rows down, columns right, slices behind.
   struct Tap {
-    int64_t down, right;
+    int64_t down, right, behind;
   };
   Tap tap_of(const ConvGeometry& geometry, int64_t tap) const;
   bool reads_tiles(const ConvGeometry& geometry, const QuantizedImage& y) const;
@@ -59,10 +61,11 @@ class BytePlan {
   void place_columns(const ConvGeometry& geometry, int64_t channels);
   void place_runs(const ConvGeometry& geometry, const QuantizedImage& y);
   void place_tap(const ConvGeometry& geometry, const QuantizedImage& y, int64_t tile, int64_t tap);
+  int64_t source_row(const ConvGeometry& geometry, Tap tap, int64_t row) const;
   void place_row(int64_t source_row, Tap tap, int64_t column, int64_t end, int64_t to);
 
   QuantizedImage x_;  // size and layout
-  int64_t output_[2];
+  int64_t output_[3];
   int64_t taps_;
   int64_t step_;
   bool direct_;

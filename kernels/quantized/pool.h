@@ -1,4 +1,4 @@
-// Pool: how a window moves over the raster of one channel, for maxima and means alike.
+// Pool: how a window moves over the raster of one slice of one channel, for maxima and means alike.
 //
 // A window is separable: first its rows are joined, then the columns of the result. Joined rows are lines of elements
 // T, with as many zeros on the left as there is padding, and zeros on the right up to the end of the line. Lines are
@@ -25,8 +25,9 @@ class Pool {
   // Throws ort::Error where the window does not fit into the padded image.
   Pool(const ConvGeometry& geometry, const ImageSize& x)
       : geometry_(geometry),
-        size_{x.height, x.width},
-        y_{x.batch, x.channels, output_size(geometry, 0, x.height), output_size(geometry, 1, x.width)},
+        size_{x.height, x.width, x.depth},
+        y_{x.batch, x.channels, output_size(geometry, 0, x.height), output_size(geometry, 1, x.width),
+           output_size(geometry, 2, x.depth)},
         copied_(rounded_up(x.width)),
         behind_((geometry.kernel[1] - 1) * geometry.dilation[1]),
         line_(std::max(geometry.pad_before[1] + copied_, (y_.width - 1) * geometry.stride[1] + behind_ + 1)) {}
@@ -35,12 +36,13 @@ class Pool {
   int64_t taps() const { return geometry_.kernel[0] * geometry_.kernel[1]; }
   Seen rows(int64_t y) const { return seen(0, y); }
   Seen columns(int64_t x) const { return seen(1, x); }
+  Seen slices(int64_t z) const { return seen(2, z); }
   int64_t stride() const { return geometry_.stride[1]; }
   // Outputs of a row to compute: at least the width. Vector loops are faster without a rest.
   int64_t computed() const { return stride() <= kFastStride ? rounded_up(y_.width) : y_.width; }
 
-  // Calls finish(y, joined) for each row of outputs; output x < computed() is joined[x * stride()]. raster: a channel
-  // whose rows are `pitch` bytes apart.
+  // Calls finish(y, joined) for each row of a slice of outputs; output x < computed() is joined[x * stride()]. raster:
+  // a slice of a channel, whose rows are `pitch` bytes apart.
   template <class T, class Finish>
   void run(const uint8_t* raster, int64_t pitch, void (*join_rows)(const Taps<uint8_t>&, int64_t, T*),
            void (*join_columns)(const Taps<T>&, int64_t, T*), const Finish& finish) const {
@@ -84,7 +86,7 @@ class Pool {
   }
 
   ConvGeometry geometry_;
-  int64_t size_[2];
+  int64_t size_[3];
   ImageSize y_;
   int64_t copied_;  // columns of a row that are joined: a multiple of 64
   int64_t behind_;  // elements that the last column of a window reads behind the first

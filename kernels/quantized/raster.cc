@@ -25,7 +25,7 @@ void write_raster(const QuantizedImage& image, int64_t n, int64_t c, uint8_t* ra
   }
   const auto bytes = static_cast<size_t>(image.tiles * kTileBytes);
   const auto gap = static_cast<size_t>(image.layout.gap);
-  for (int64_t row = 0; row < image.size.height; ++row) {
+  for (int64_t row = 0; row < image.rows(); ++row) {
     std::memset(raster + row * image.pitch() + image.size.width, image.range.zero, gap);
   }
   std::memset(raster + image.positions(), image.range.zero, bytes - static_cast<size_t>(image.positions()));

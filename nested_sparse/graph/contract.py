@@ -186,10 +186,6 @@ class LayerKind:
         volumes = list(metadata.get(SPATIAL_DIMENSIONS, ())) == [VOLUME]
         return max(self.format_version, FORMAT_VERSION if volumes else 1)
 
-    def quantizes(self, metadata: Mapping[str, Sequence[int]]) -> bool:
-        """Whether a layer with these attributes may have int8 values."""
-        return self.quantized is not None and list(metadata.get(SPATIAL_DIMENSIONS, ())) != [VOLUME]
-
     def operator_for(self, stored: ValueType) -> str | None:
         """The operator that runs a layer of these values; None where there is none."""
         return self.quantized if stored.scaled else self.operator
@@ -276,7 +272,7 @@ OPERATORS: Mapping[str, Mapping[str, Attribute]] = {
     MAX_POOL: {**_OF_WINDOW, SPATIAL_DIMENSIONS: CONV_KIND[SPATIAL_DIMENSIONS]},
     QUANTIZE: _U8_IMAGE,
     DEQUANTIZE: {SPATIAL_DIMENSIONS: CONV_KIND[SPATIAL_DIMENSIONS]},
-    QUANTIZED_MAX_POOL: {**_OF_WINDOW, **_U8_FORM},
+    QUANTIZED_MAX_POOL: {**_OF_WINDOW, **_U8_FORM, SPATIAL_DIMENSIONS: CONV_KIND[SPATIAL_DIMENSIONS]},
     QUANTIZED_AVERAGE_POOL: {**_OF_WINDOW, COUNT_INCLUDE_PAD: Attribute("i"), **_U8_FORM},
     QUANTIZED_GLOBAL_AVERAGE_POOL: {SPATIAL_DIMENSIONS: CONV_KIND[SPATIAL_DIMENSIONS]},
     QUANTIZED_ADD: {**_CLIP, **_U8_IMAGE},

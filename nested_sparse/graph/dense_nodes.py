@@ -110,7 +110,7 @@ class Replacement:
             node(
                 each.operator,
                 each.inputs,
-                each.output,
+                [each.output],
                 self._names.name(self._layer, each.operator),
                 each.attributes,
                 DOMAIN if each.operator == NORM else "",

@@ -26,38 +26,53 @@ from .contract import (
     NORM,
     RESIDUAL_INPUT,
     WINDOW,
+    X_INPUT,
     Y_TILED,
     is_runtime_input,
     untiled_shape,
 )
 from .dense_nodes import DenseLayer, ReadNode, Replacement, input_of
+from .dense_recurrence import OPERATORS as RECURRENCES
+from .dense_recurrence import DenseRecurrence, projections
 from .encoding import changed, field, fields, integer_field, node, numbered, tensor
 from .nodes import graph_nodes
 
 OPERATORS = (CONV, CONV_TRANSPOSE, LINEAR)
-"""Operators with a counterpart of ONNX's. A recurrent layer has none: another layer multiplies its inputs."""
+"""Operators with a counterpart of ONNX's. That of a recurrent layer takes the place of two (DenseRecurrence)."""
 _MOST_NUMBERS = 1 << 16
 _FLOAT = 1
 
 
-def replaceable(graph: bytes) -> list[str]:
-    """Names of the layers that `densified` can replace, in the order of the graph, which `check_graph` has passed."""
-    wire = Wire()
-    found = wire.read(wire.read(memoryview(graph), "ModelProto", onnx.MODEL)["graph"], "GraphProto", onnx.GRAPH)
-    outer = [_layer(each) for each in map(_Reader().node, found["node"]) if each["op_type"] in OPERATORS]
+def replaceable(graph: bytes) -> list[tuple[str, ...]]:
+    """Names of the layers that `densified` can replace, in the order of the graph, which `check_graph` has passed.
+
+    Each is alone, but for the two layers of a recurrent one, which are replaced together; that of the inputs is first.
+    """
+    nodes, of_inputs = _recurrent(graph)
+    units: Counter[tuple[str, ...]] = Counter()
+    for each in nodes:
+        if each["op_type"] in RECURRENCES and each["input"][X_INPUT] in of_inputs:
+            units[_layer(of_inputs[each["input"][X_INPUT]]), _layer(each)] += 1
+        elif each["op_type"] in OPERATORS and each["output"][0] not in of_inputs:
+            units[_layer(each),] += 1
     everywhere = Counter(each.texts[LAYER].decode() for each in graph_nodes(graph) if LAYER in each.texts)
-    return [name for name, count in Counter(filter(None, outer)).items() if count == everywhere[name]]
+    return [names for names, count in units.items() if all(name and count == everywhere[name] for name in names)]
 
 
 def densified(graph: bytes, layers: Mapping[str, DenseLayer], *, alone: bool = False) -> bytes:
     """`graph`, a ModelProto that `check_graph` has passed, with nodes of ONNX in place of those of `layers`.
 
-    layers: by name, some of `replaceable(graph)`. The names of their nodes begin with `mark(graph)`, the place of the
-    layer in `layers`, and a point. alone: whether no node of ours is left, so that the graph needs no inputs but the
-    model's own.
+    layers: by name, those of some of `replaceable(graph)`. The names of their nodes begin with `mark(graph)`, the place
+    of the layer in `layers`, and a point; where two are replaced together, it is the place of the last one.
+    alone: whether no node of ours is left, so that the graph needs no inputs but the model's own.
     """
+    _, of_inputs = _recurrent(graph)
+    replaced = {value: read for value, read in of_inputs.items() if _layer(read) in layers}
     return changed(
-        memoryview(graph), onnx.MODEL, "graph", lambda each: _Densified(layers, mark(graph), alone).graph(each)
+        memoryview(graph),
+        onnx.MODEL,
+        "graph",
+        lambda each: _Densified(layers, replaced, mark(graph), alone).graph(each),
     )
 
 
@@ -68,6 +83,15 @@ def mark(graph: bytes) -> str:
     while any(name.startswith(word) for name in names):
         word += "_"
     return word
+
+
+def _recurrent(graph: bytes) -> tuple[list[ReadNode], dict[str, ReadNode]]:
+    """The outer nodes of ours, and those of them that multiply the inputs of recurrent layers, by what they write."""
+    wire, reader = Wire(), _Reader()
+    found = wire.read(wire.read(memoryview(graph), "ModelProto", onnx.MODEL)["graph"], "GraphProto", onnx.GRAPH)
+    nodes = [each for each in map(reader.node, found["node"]) if each["ours"]]
+    reads = Counter(name for each in graph_nodes(graph) for name in each.inputs)
+    return nodes, projections(nodes, reads, [_text(each, 1) for each in found["output"]])
 
 
 class _Reader:
@@ -97,8 +121,15 @@ def _layer(read: ReadNode) -> str:
 
 
 class _Densified:
-    def __init__(self, layers: Mapping[str, DenseLayer], word: str, alone: bool) -> None:
-        self._layers, self._mark, self._alone = layers, word, alone
+    """The new graph.
+
+    of_inputs: by what they write, the nodes that multiply the inputs of recurrent layers that are replaced.
+    """
+
+    def __init__(
+        self, layers: Mapping[str, DenseLayer], of_inputs: Mapping[str, ReadNode], word: str, alone: bool
+    ) -> None:
+        self._layers, self._of_inputs, self._mark, self._alone = layers, of_inputs, word, alone
         self._places = {name: place for place, name in enumerate(layers)}
         self._reader = _Reader()
         self._initializers: dict[str, NDArray[np.generic]] = {}
@@ -151,6 +182,12 @@ class _Densified:
         read = self._reader.node(data)
         if not read["ours"]:
             return [data]
+        if read["output"][0] in self._of_inputs:
+            return []
+        if read["op_type"] in RECURRENCES and read["input"][X_INPUT] in self._of_inputs:
+            projection = self._of_inputs[read["input"][X_INPUT]]
+            halves = [self._layers[_layer(each)] for each in (projection, read)]
+            return DenseRecurrence(self, projection, read, halves).nodes()
         if _layer(read) in self._layers:
             return Replacement(self, read, _layer(read), self._layers[_layer(read)]).nodes()
         if self._alone and read["op_type"] == NORM:
@@ -159,7 +196,7 @@ class _Densified:
             return [data]
         if _is_pool(read):
             window = {name: read["values"][name] for name in WINDOW}
-            return [node("MaxPool", read["input"][:1], read["output"][0], read.get("name", ""), window)]
+            return [node("MaxPool", read["input"][:1], read["output"], read.get("name", ""), window)]
         dropped = {name for place, name in INPUT_TILED.items() if input_of(read, place) in self._untiled}
         if read["output"][0] in self._untiled:
             dropped.add(Y_TILED)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..wire import BYTES, VARINT, WIDTHS, Schema, WireError, varint
 from . import onnx_schema as onnx
 
-Value = int | float | list[int]
+Value = int | float | str | list[int]
 _TYPES = {name: number for number, name in onnx.ATTRIBUTE_TYPES.items()}
 _DATA_TYPES = {"float32": 1, "int64": 7}
 """TensorProto.data_type by numpy's name."""
@@ -81,11 +81,15 @@ def integer_field(number: int, value: int) -> bytes:
 
 
 def attribute(name: str, value: Value) -> bytes:
-    """An AttributeProto of a whole number, a float or a list of whole numbers."""
-    kind = "ints" if isinstance(value, list) else "f" if isinstance(value, float) else "i"
+    """An AttributeProto of a whole number, a float, a text or a list of whole numbers."""
+    kind = next(
+        kind for kind, held in (("ints", list), ("f", float), ("s", str), ("i", int)) if isinstance(value, held)
+    )
     number = number_of(onnx.ATTRIBUTE, kind)
     if isinstance(value, float):
         values = varint_bytes(number << 3 | 5) + struct.pack("<f", value)
+    elif isinstance(value, str):
+        values = numbered(number, value.encode())
     else:
         values = b"".join(integer_field(number, each) for each in (value if isinstance(value, list) else [value]))
     type_field = integer_field(number_of(onnx.ATTRIBUTE, "type"), _TYPES[kind])
@@ -93,13 +97,13 @@ def attribute(name: str, value: Value) -> bytes:
 
 
 def node(
-    operator: str, inputs: list[str], output: str, name: str, attributes: Mapping[str, Value], domain: str = ""
+    operator: str, inputs: list[str], outputs: list[str], name: str, attributes: Mapping[str, Value], domain: str = ""
 ) -> bytes:
-    """A NodeProto with one output; of ONNX's own domain, which has no name, unless another one is given."""
+    """A NodeProto; of ONNX's own domain, which has no name, unless another one is given."""
     return b"".join(
         [
             *(field(onnx.NODE, "input", each.encode()) for each in inputs),
-            field(onnx.NODE, "output", output.encode()),
+            *(field(onnx.NODE, "output", each.encode()) for each in outputs),
             field(onnx.NODE, "name", name.encode()),
             field(onnx.NODE, "op_type", operator.encode()),
             *([field(onnx.NODE, "domain", domain.encode())] if domain else []),

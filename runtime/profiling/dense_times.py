@@ -72,24 +72,32 @@ def measure_dense(
     """Measure the layers of `checkpoint` that have a dense operator.
 
     Every other layer is dense in one copy, the rest in another, so that each stands between sparse ones, where its
-    images change their form. Then whole networks are measured in turns: all layers sparse, those dense that are slower
-    than dense at the last of DENSITIES, and the plain network. Where the mixed one takes longer than the layers' times
-    say, each of its dense layers gets an equal part of the difference.
+    images change their form; the two of a recurrent layer are dense together. Then whole networks are measured in
+    turns: all layers sparse, those dense that are slower than dense at the last of DENSITIES, and the plain network.
+    Where the mixed one takes longer than the layers' times say, each of its dense layers gets an equal part of the
+    difference.
     costs: of the layers, by name. folder: for copies. pattern: of the sparse layers; "" is each layer's own. batch:
         samples of a run.
     """
-    names = [name for name in replaceable(checkpoint.graph()) if name in costs]
+    units = [unit for unit in replaceable(checkpoint.graph()) if all(name in costs for name in unit)]
+    names = [name for unit in units for name in unit]
     if not names or sum(costs[name].size for name in names) * 4 > MOST_NBYTES:
         return DenseTimes()
     copies = _Copies(checkpoint, folder, pattern)
     layers_ms: dict[str, float] = {}
-    for chosen in filter(None, (names[::2], names[1::2]) if len(costs) > 1 else ()):
-        runs = run_copy(copies.mixed(chosen), batch, repeats, threads, spin=spin)
-        layers_ms |= _layers_ms(runs, copies, chosen)
+    for half in filter(None, (units[::2], units[1::2])):
+        chosen = [name for unit in half for name in unit]
+        if len(chosen) < len(costs):
+            runs = run_copy(copies.mixed(chosen), batch, repeats, threads, spin=spin)
+            measured_ms = _layers_ms(runs, copies, chosen)
+            layers_ms |= _divided(measured_ms, [unit for unit in half if unit[-1] in measured_ms], costs)
+    last = len(checkpoint.levels) - 1
     slower = [
         name
-        for name in names
-        if name in layers_ms and copies.sparse_ms(costs[name], name, len(checkpoint.levels) - 1) > layers_ms[name]
+        for unit in units
+        if unit[-1] in layers_ms
+        and sum(copies.sparse_ms(costs[name], name, last) - layers_ms[name] for name in unit) > 0
+        for name in unit
     ]
     checks = _compared(copies, slower, set(names) == set(costs), batch, repeats, threads, spin)
     excess_ms = [
@@ -102,8 +110,8 @@ def measure_dense(
     for name in slower if excess_ms else ():
         layers_ms[name] += max(0.0, statistics.median(excess_ms)) / len(slower)
     network_ms = checks[0].dense_ms
-    if len(costs) == 1 and network_ms is not None:
-        layers_ms = dict.fromkeys(names, network_ms)
+    if len(units) == 1 and network_ms is not None:
+        layers_ms = _divided({units[0][-1]: network_ms}, units, costs)
     return DenseTimes(layers_ms, network_ms, tuple(checks))
 
 
@@ -212,6 +220,17 @@ def _compared(
         )
         for level, density in enumerate(densities)
     ]
+
+
+def _divided(
+    units_ms: Mapping[str, float], units: Sequence[tuple[str, ...]], costs: Mapping[str, LayerCosts]
+) -> dict[str, float]:
+    """The times by layer. Where one node of ONNX's does the work of two layers, each has its part by its weights.
+
+    units_ms: by the last layer of each of `units`.
+    """
+    sizes = {unit: sum(costs[name].size for name in unit) for unit in units}
+    return {name: units_ms[unit[-1]] * costs[name].size / sizes[unit] for unit in units for name in unit}
 
 
 def _layers_ms(runs: CopyRuns, copies: _Copies, chosen: Sequence[str]) -> dict[str, float]:

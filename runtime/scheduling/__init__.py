@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from .device import Device
 from .recent_counts import RecentCounts
-from .request import DEFAULT_PRIORITY, PRIORITY_LEVELS, Request, Response, time_limit_ms
+from .request import DEFAULT_PRIORITY, PRIORITY_LEVELS, Request, Response, allowed_levels, time_limit_ms
 from .run_counts import MOST_SIZES, SameSize
+from .runner import Runner
 from .scheduler import Scheduler
 from .stats import SchedulerStats
 
@@ -17,8 +18,10 @@ __all__ = [
     "RecentCounts",
     "Request",
     "Response",
+    "Runner",
     "SameSize",
     "Scheduler",
     "SchedulerStats",
+    "allowed_levels",
     "time_limit_ms",
 ]

@@ -40,6 +40,9 @@ LONGEST_S = 60.0
 """Time that a call without a deadline of its own may take. A replica holds it to its SLO; this is for the time in
 which there is no replica."""
 HEALTH_PERIOD_S = 2.0
+MOST_MISSED = 3
+"""Looks in a row without an answer in time after which no replica counts as healthy. In overload an answer comes late
+now and then; to say NOT_SERVING then would take all clients away, and bring them back two seconds later."""
 STREAM_BYTES = 256 << 20
 """Most bytes of the unanswered requests of one stream."""
 RETRY_MS = 100.0
@@ -87,6 +90,7 @@ class Ingress:
         self.health = HealthServicer()
         self.health.set("", NOT_SERVING)
         self._models: dict[str, bool] = {}
+        self._missed = 0
 
     async def call(self, method: str, data: bytes, context: Any) -> bytes:
         """The serialised response to a call of gRPC's; a status other than OK ends it."""
@@ -154,16 +158,21 @@ class Ingress:
     async def look(self) -> None:
         """Ask a replica once: SERVING where it takes calls, with each of its models.
 
-        Where too many calls wait, the statuses stay: replicas are there, and their levels fall until they keep up.
+        Where too many calls wait, the statuses stay: replicas are there, and their levels fall until they keep up. So
+        they do where an answer comes late, but for MOST_MISSED looks in a row: a replica may hang.
         """
         try:
             index = messages.RepositoryIndexResponse.FromString(await self._own("RepositoryIndex", b""))
             ready = messages.ServerReadyResponse.FromString(await self._own("ServerReady", b"")).ready
             self._models = dict.fromkeys(self._models, False)
             self._models |= {model.name: model.state == "READY" for model in index.models}
+            self._missed = 0
         except OverloadedError:
             return
         except Exception as error:
+            self._missed += 1
+            if isinstance(error, DeadlineError) and self._missed < MOST_MISSED:
+                return
             log.debug("no replica is healthy: %s", error)
             ready, self._models = False, dict.fromkeys(self._models, False)
         for name, serving in {"": ready, messages.SERVICE_NAME: ready, **self._models}.items():

@@ -32,6 +32,8 @@ def server(
     """
     from rich.console import Console
 
+    from nested_sparse.checkpoint import Checkpoint
+
     from ..bench.machine import machine_facts
     from ..bench.neighbours import TOLERABLE_LOAD, Neighbours, read_family_cpu_seconds
     from ..bench.server.run import ServerOptions, measure_server
@@ -40,6 +42,9 @@ def server(
 
     if not checkpoint.is_file():
         raise BenchError(f"{checkpoint}: no such file")
+    # A damaged file is refused before anything is measured. A Session would do more, but ONNX Runtime in this process
+    # would share its pages with the server, whose memory would look smaller.
+    Checkpoint.open(checkpoint).close()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and co-runners end, too
     neighbours = Neighbours(read_family_cpu_seconds)
     figures, cells = measure_server(ServerOptions(checkpoint, quick, bill), Console(stderr=True))
@@ -50,5 +55,7 @@ def server(
             print_line(f"Other processes kept {other_load:.1f} cores busy meanwhile: measure again on an idle machine.")
     print_json({"figures": [each.to_json() for each in figures], "other_load": other_load, **machine_facts()})
     errors = errors_of(cells)
+    if bill:  # its parts need no extra, so there is no good reason for one that cannot be measured
+        errors += [f"{each.name}: {each.unavailable}" for each in figures if each.unavailable]
     if errors:
         raise BenchError("; ".join(errors))

@@ -183,8 +183,8 @@ def _why_float(entry: dict[str, Any]) -> str:
     """Why a layer of an int8 file has float values, in brackets; "" where it was asked for, or has too many columns."""
     from nested_sparse.graph.contract import LAYER_KINDS
 
-    if not LAYER_KINDS[entry["op"]].quantizes(entry["attributes"]):
-        return f" ({entry['op']} has no int8 operator{' in 3-D' if LAYER_KINDS[entry['op']].quantized else ''})"
+    if LAYER_KINDS[entry["op"]].quantized is None:
+        return f" ({entry['op']} has no int8 operator)"
     return _error_text(entry, " ({})")
 
 

@@ -7,10 +7,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from nested_sparse.excerpt import MAX_PARAGRAPH, excerpt
 
 PIPED_WIDTH = 200
@@ -29,6 +25,10 @@ def print_line(text: str) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table with a title on stdout; columns of numbers are aligned to the right."""
+    from rich.console import Console  # 40 ms, which the start of a server has no use for
+    from rich.markup import escape
+    from rich.table import Table
+
     print_line(title)  # not the table's own title, which would be wrapped at the table's width
     table = Table()
     for index, column in enumerate(columns):

@@ -27,6 +27,7 @@ from ..fetching.address import is_url
 from ..log import limit_lines, use_format
 from ..settings.flags import given_flags, with_flags
 from ..settings.settings import Settings, read_settings
+from ..uncollected import uncollected
 from .output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -156,18 +157,35 @@ def _check(settings: Settings, source: str, json: bool) -> None:
 
 def _run(settings: Settings, json: bool, read: Callable[[], Settings] | None) -> None:
     """Load the models, and serve them until a signal. read: for SIGHUP; None: a SIGHUP ends the process."""
-    from nested_sparse.runtime.resources import Governor, ResourceMonitor
+    from ..settings.fetched import followers_of
 
-    from ..connections.listening import check_listenable
-    from ..connections.unix_socket import UnixSocket
-    from ..load import file_problems
-    from ..security import Security
-    from ..settings.parts import followers_of, limit_config, loader_of, server_config
-    from ..settings.reload import Reload
+    with ended_by_signals(), ExitStack() as opened:
+        followers = followers_of(settings)
+        if followers is not None:
+            opened.callback(followers.close)
+            followers.start()  # bytes come while the libraries are imported, which takes most of the start
+        _load_and_serve(settings, json, read, followers, opened)
+
+
+def _load_and_serve(
+    settings: Settings,
+    json: bool,
+    read: Callable[[], Settings] | None,
+    followers: Followers | None,
+    opened: ExitStack,
+) -> None:
+    with uncollected():
+        from nested_sparse.runtime.resources import Governor, ResourceMonitor
+
+        from ..connections.listening import check_listenable
+        from ..connections.unix_socket import UnixSocket
+        from ..load import file_problems
+        from ..security import Security
+        from ..settings.parts import limit_config, loader_of, server_config
+        from ..settings.reload import Reload
 
     config = server_config(settings)
     Security(config.security, config.host)  # refuses files and addresses before the models load
-    followers = followers_of(settings)
     reload = Reload(settings, read, (lambda: None) if followers is None else followers.poll)
     for problem in file_problems(settings.models.files):
         raise problem
@@ -179,29 +197,26 @@ def _run(settings: Settings, json: bool, read: Callable[[], Settings] | None) ->
         if path is not None:
             UnixSocket(path).check()
     loader = loader_of(lambda: reload.settings, governor)
-    with ended_by_signals(), ExitStack() as opened:
-        if followers is not None:
-            followers.start()
-            opened.callback(followers.close)
-            loader = followers.trusting(loader)
-        models = []
-        for path in settings.models.files:
-            loaded = loader.load(path)
-            opened.callback(loaded.session.close)
-            models.append(loaded.model)
-        if followers is not None:
-            followers.wait(for_one=not models and settings.models.model_dir is None)
-        repository = _repository(settings, loader, followers)
-        if repository is not None:
-            repository.load_all([model.name for model in models])
-        with governor:
-            asyncio.run(_serve(models, repository, config, governor, reload, followers, json))
-        stuck = [model.name for model in models if model.engine.stats().stuck]
-        if stuck := [*stuck, *(repository.stuck if repository is not None else ())]:
-            log.error("ended with an inference of %s still stuck", ", ".join(stuck))
-            os._exit(1)  # closing the session would wait for the inference
-        if repository is not None and repository.given_up:
-            os._exit(0)  # the interpreter must not end under the thread that loads
+    if followers is not None:
+        loader = followers.trusting(loader)
+    models = []
+    for path in settings.models.files:
+        loaded = loader.load(path)
+        opened.callback(loaded.session.close)
+        models.append(loaded.model)
+    if followers is not None:
+        followers.wait(not models and settings.models.model_dir is None, lambda: reload.early)
+    repository = _repository(settings, loader, followers)
+    if repository is not None:
+        repository.load_all([model.name for model in models])
+    with governor:
+        asyncio.run(_serve(models, repository, config, governor, reload, followers, json))
+    stuck = [model.name for model in models if model.engine.stats().stuck]
+    if stuck := [*stuck, *(repository.stuck if repository is not None else ())]:
+        log.error("ended with an inference of %s still stuck", ", ".join(stuck))
+        os._exit(1)  # closing the session would wait for the inference
+    if repository is not None and repository.given_up:
+        os._exit(0)  # the interpreter must not end under the thread that loads
 
 
 def _repository(settings: Settings, loader: Loader, followers: Followers | None) -> Repository | None:
@@ -228,6 +243,7 @@ async def _serve(
     followers: Followers | None,
     json: bool,
 ) -> None:
+    from ..fetching.fetch_metrics import FetchMetrics
     from ..server import Server
 
     stop = asyncio.Event()
@@ -235,6 +251,8 @@ async def _serve(
     for number in SIGNALS:
         loop.add_signal_handler(number, stop.set)
     server = Server(models, config, repository, governor)
+    if followers is not None:
+        server.export(FetchMetrics(followers.followers))
     await server.start()
     reloads = asyncio.create_task(reload.watch(server, governor))
     if followers is not None and repository is not None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from .output import PIPED_WIDTH
 
@@ -50,6 +49,8 @@ def top(
 
     Example: `nested-sparse top 127.0.0.1:8001 --interval 2`
     """
+    from rich.console import Console
+
     from ..top.access import Access, read_token
     from ..top.source import CountsSource
     from ..top.watch import watch

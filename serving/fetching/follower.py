@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -12,16 +13,19 @@ from nested_sparse.excerpt import excerpt
 
 from ..signature import PublicKey
 from .download import download
-from .manifest import Manifest, read_manifest
+from .fetch_counts import FetchCounts, RefusedError
+from .manifest import Manifest, ManifestError, read_manifest
 from .model_store import ModelStore
 from .partial import Partial, WrongBytesError
-from .proof import Proof
+from .rise import Rise
 from .source import Source
 
 FIRST_WAIT_S = 0.5
 MOST_WAIT_S = 60.0
 """Time until the next try after a failure: it doubles from the first of these to the second, and begins anew after a
 try that brought bytes."""
+PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EBUSY, errno.EINTR}
+"""Errors of the system that say nothing about a file."""
 log = logging.getLogger(__name__)
 
 
@@ -34,24 +38,36 @@ class Follower:
     thread: its own, which ends soon after close().
     settled: set when there is a version, or the first try to get one has failed.
     key: its owner must have signed each manifest. interval_s: time between two looks; 0: only when poll() asks.
+    counts: the facts of what came, failed and serves.
     """
 
     def __init__(
         self, source: Source, store: ModelStore, key: PublicKey | None = None, interval_s: float = 0.0
     ) -> None:
         self.settled = threading.Event()
+        self.counts = FetchCounts()
         self._source, self._store, self._key, self._interval_s = source, store, key, interval_s
         self._name = store.folder.name
         self._asked = threading.Event()
         self._attached = threading.Event()
+        self._loaded = threading.Event()
         self._take_over: Callable[[], None] = lambda: None
-        self._etag = ""
+        self._etag = self._refused = ""
         self._got_bytes = False
+        self._idle = False  # whether a version of the disk is not served that could be
         self._closed = False
         self.thread = threading.Thread(target=self._follow, name=f"fetch-{self._name}", daemon=True)
 
-    def start(self) -> None:
-        """Begin. The threads end with the process, or soon after close()."""
+    def start(self, loaded: threading.Event | None = None) -> None:
+        """Begin. The threads end with the process, or soon after close().
+
+        loaded: set when the libraries are imported that a version takes; bytes are fetched before. These threads import
+        none of them: two threads that import a package and a module of it can end in a deadlock. None: they are.
+        """
+        if loaded is None:
+            self._loaded.set()
+        else:
+            self._loaded = loaded
         if self._store.versions:
             self.settled.set()
         self.thread.start()
@@ -61,6 +77,11 @@ class Follower:
         self._take_over = take_over
         self._attached.set()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of manifests and files that have come."""
+        return self._source.nbytes
+
     def poll(self) -> None:
         """Look at once."""
         self._asked.set()
@@ -68,31 +89,40 @@ class Follower:
     def close(self) -> None:
         """End after the next byte, and leave what was fetched for the next start."""
         self._closed = True
-        self._asked.set()
-        self._attached.set()
+        for each in (self._asked, self._attached, self._loaded):
+            each.set()
 
     def _follow(self) -> None:
         failures = 0
         self._asked.set()
         if self._store.versions:
             self._attached.wait()
-            self._check_kept()
+            self._idle = True
         wait_s: float | None = 0.0
         while not self._closed:
             self._asked.wait(wait_s)
             self._asked.clear()
             self._got_bytes = False
             try:
-                if not self._closed:
-                    self._look()
+                if self._idle:
+                    self._take_kept()
+                if not self._closed and self._look():
+                    self.counts.in_step()
+                failures, wait_s = 0, self._interval_s or None
+            except RefusedError as error:  # asking again brings nothing before the next publication
+                self.counts.failed(error)
                 failures, wait_s = 0, self._interval_s or None
             except (FetchError, CheckpointError, ServingError, OSError) as error:
+                self.counts.failed(error)
                 failures = 1 if self._got_bytes else failures + 1
                 wait_s = min(MOST_WAIT_S, FIRST_WAIT_S * 2 ** min(failures - 1, 16))
                 log.warning("%s: %s; the next try is in %g s", self._name, self._reason(error), wait_s)
-            except Exception:  # a fault of ours; the next look may do better
+            except Exception as error:  # a fault of ours; the next look may do better
+                self.counts.failed(error)
                 wait_s = MOST_WAIT_S
                 log.exception("%s: cannot be followed", self._name)
+            if self._idle:
+                wait_s = min(MOST_WAIT_S, wait_s or MOST_WAIT_S)
             self.settled.set()
 
     def _reason(self, error: Exception) -> str:
@@ -101,42 +131,58 @@ class Follower:
             return f"{excerpt(error.filename or self._store.folder)}: {excerpt(error.strerror)}"
         return excerpt(error, 500)
 
-    def _check_kept(self) -> None:
-        """Take away a version of an earlier run that cannot be loaded any more; it is fetched again."""
+    def _take_kept(self) -> None:
+        """Serve the newest version of an earlier run. One that cannot be loaded any more is taken away.
+
+        It is fetched again. Where the trouble is of this moment, the next look tries once more.
+        """
         while self._store.versions and not self._closed:
             try:
                 self._take_over_surely()
-                return
+                if (newest := self._store.newest(self._key)) is not None:
+                    self.counts.served_serial, self.counts.served_levels = newest[0].manifest.serial, newest[1]
+                break
             except Exception as error:  # whatever it is, the model is followed
-                if not _is_final(error) or self._store.newest(self._key) is None:
-                    return  # with another key, it may be used again
+                if self._closed:
+                    return
+                if not _is_final(error) or self._store.newest(self._key) is None:  # another key may take it again
+                    log.warning("%s: the version of the disk is not served: %s", self._name, excerpt(error, 500))
+                    return
                 log.error("%s: %s; it is fetched again", self._name, excerpt(error, 500))
                 self._store.remove(self._store.versions[-1])
+        self._idle = False
 
-    def _look(self) -> None:
-        """Ask for the manifest, and fetch what it names where that is new."""
+    def _look(self) -> bool:
+        """Ask for the manifest, and fetch what it names where that is new. Whether all that is published is here."""
         answer = self._source.manifest(self._etag)
         if answer is None:
-            return
+            return not self._refused
         raw, etag = answer
         manifest = read_manifest(raw, self._source.shown_manifest, self._key)
         newest = self._store.newest(self._key)
         if newest is not None and manifest.serial < newest[0].manifest.serial:
-            raise FetchError(
+            raise ManifestError(
                 f"{self._source.shown_manifest}: has the serial {manifest.serial}, and {newest[0].manifest.serial} is "
                 f"here already; publish the file again, or stop this server, remove {self._store.folder} and start it"
             )
+        self.counts.published_serial, self.counts.published_levels = manifest.serial, manifest.level_count
         is_here = newest is not None and newest[0].manifest.digest == manifest.digest
         if self._store.is_refused(manifest):
-            log.warning("%s: the version %d was refused before; it waits for another", self._name, manifest.serial)
-        elif not is_here or (newest is not None and newest[1] < manifest.level_count):
-            self._fetch(manifest, 0 if newest is None else newest[1], is_here)
+            if self._refused != manifest.digest:
+                log.warning("%s: the version %d was refused before; it waits for another", self._name, manifest.serial)
+            self._refused = manifest.digest
+        else:
+            self._refused = ""
+            if newest is None or not is_here or newest[1] < manifest.level_count:
+                self._fetch(manifest, 0 if newest is None else newest[1], is_here)
         self._etag = etag
+        return not self._refused
 
     def _fetch(self, manifest: Manifest, levels_here: int, is_here: bool) -> None:
         partial = self._store.open_partial(manifest)
         there = partial.nbytes
-        rise = _Rise(self, partial, levels_here if is_here else max(0, levels_here - 1))
+        levels = levels_here if is_here else max(0, levels_here - 1)
+        rise = Rise(self._serve, partial, levels, (FIRST_WAIT_S, MOST_WAIT_S))
         try:
             download(partial, self._source, self._store.at_hand(), lambda: self._came(partial, there, rise))
         except WrongBytesError:
@@ -151,22 +197,26 @@ class Follower:
         self._store.clear()
         log.info("%s: all %d levels are here, %d bytes", self._name, manifest.level_count, manifest.nbytes)
 
-    def _came(self, partial: Partial, there: int, rise: _Rise) -> None:
+    def _came(self, partial: Partial, there: int, rise: Rise) -> None:
         if self._closed:
             raise FetchError("the server ends")
-        if rise.refused:
-            raise FetchError("its first levels are refused already")
+        if rise.refusal is not None:
+            raise rise.refusal
         self._got_bytes = self._got_bytes or partial.nbytes > there
         rise.notice(partial.levels)
 
     def _serve(self, partial: Partial, level_count: int) -> None:
         """Make a version of the first levels and have it take over. Raises FetchError, ServingError, OSError."""
+        self._loaded.wait()
+        if self._closed:
+            raise FetchError("the server ends")
+        from .proof import Proof  # with numpy and ONNX Runtime
+
         manifest, header = partial.manifest, b"".join(partial.read(0, partial.manifest.begins[1]))
         try:
             proof = Proof.of(manifest, header, self._source.shown)
         except CheckpointError as error:
-            self._refuse(manifest, error)
-            raise
+            raise self._refusal(manifest, error) from error
         version = self._store.put(partial, proof, level_count)
         self.settled.set()
         self._attached.wait()
@@ -175,9 +225,11 @@ class Follower:
         except Exception as error:
             self._store.remove(version)  # else the next look would take it for served
             if _is_final(error):
-                self._refuse(manifest, error)
+                raise self._refusal(manifest, error) from error
             raise
         self._store.keep_newest()
+        self.counts.served_serial, self.counts.served_levels = manifest.serial, level_count
+        self._idle = False
 
     def _take_over_surely(self) -> None:
         """Take over. A failure that is final is tried once more: a file can also not be opened for want of handles."""
@@ -189,56 +241,30 @@ class Follower:
             time.sleep(FIRST_WAIT_S)
             self._take_over()
 
-    def _refuse(self, manifest: Manifest, error: Exception) -> None:
+    def _refusal(self, manifest: Manifest, error: Exception) -> RefusedError:
+        """Note that this device does not take the version, and say so in the log, once; gives the error to raise."""
         self._store.refuse(manifest)
-        log.error("%s: the new version is refused, and what was served goes on: %s", self._name, excerpt(error, 500))
-
-
-class _Rise:
-    """A thread that has the first levels of a download served, always the most that there are, but not the last.
-
-    levels: number of levels that are served already, or that it must not go below.
-    refused: whether this device does not take the model.
-    """
-
-    def __init__(self, follower: Follower, partial: Partial, levels: int) -> None:
-        self._follower, self._partial = follower, partial
-        self._served = levels
-        self._ready = partial.levels
-        self._changed = threading.Condition()
-        self._ended = self.refused = False
-        self._thread = threading.Thread(target=self._run, name="rise", daemon=True)
-        self._thread.start()
-
-    def notice(self, levels: int) -> None:
-        """So many levels are verified now."""
-        with self._changed:
-            self._ready = levels
-            self._changed.notify()
-
-    def end(self) -> None:
-        """Wait until a level that is being taken over is served."""
-        with self._changed:
-            self._ended = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _run(self) -> None:
-        last = self._partial.manifest.level_count
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._ended or self._served < self._ready < last)
-                if self._ended:
-                    return
-                ready = self._ready
-            try:
-                self._follower._serve(self._partial, ready)
-            except (FetchError, CheckpointError, ServingError, OSError) as error:
-                self.refused = self._follower._store.is_refused(self._partial.manifest)
-                log.warning("levels 0 to %d are not served: %s", ready - 1, excerpt(error, 500))
-            self._served = ready
+        self._refused = manifest.digest
+        log.error(
+            "%s: the version %d is refused, and what was served goes on: %s",
+            self._name,
+            manifest.serial,
+            excerpt(error, 500),
+        )
+        return RefusedError(f"the version {manifest.serial} is refused")
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether the file itself is the reason, and not this moment or this installation: memory, the operator library."""
-    return isinstance(error, RepositoryError) and isinstance(error.__cause__, CheckpointError | InputError)
+    """Whether the file itself is the reason, and not this moment or this installation.
+
+    Of this moment are want of memory and of handles: such errors stand behind those of the file. A fault of the disk is
+    not, for another copy of the file helps. The operator library belongs to the installation.
+    """
+    if not (isinstance(error, RepositoryError) and isinstance(error.__cause__, CheckpointError | InputError)):
+        return False
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, MemoryError) or (isinstance(behind, OSError) and behind.errno in PASSING):
+            return False
+        behind = behind.__cause__ or behind.__context__
+    return True

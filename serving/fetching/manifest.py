@@ -13,13 +13,15 @@ from typing import Any
 
 from nested_sparse.errors import FetchError
 from nested_sparse.excerpt import excerpt
-from nested_sparse.header import MAX_HEADER_NBYTES
+from nested_sparse.header_limit import MAX_HEADER_NBYTES
 
 from ..signature import PublicKey
 from .address import SUFFIX
 from .self_check import SelfCheck
 
 FORMAT = "nested-sparse manifest 1"
+MANIFEST_FILE, HEADER_FILE = "manifest", "header"
+"""Names of the files beside a fetched model: its manifest, and the header of the whole file."""
 BEGIN = f'{{"format":"{FORMAT}"'.encode()
 """Each manifest begins so."""
 MOST_BYTES = 4 << 20
@@ -29,6 +31,10 @@ MOST_PIECE_NBYTES = 1 << 44
 MOST_SERIAL = 2**53
 CONTEXT = b"nested-sparse manifest\n"
 DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class ManifestError(FetchError):
+    """A manifest that this device does not take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +102,17 @@ def read_manifest(raw: bytes, where: str, key: PublicKey | None = None) -> Manif
     """The manifest that `raw` holds, whatever wrote it. where: its address, for errors.
 
     key: its owner must have signed it; None: a signature is not looked at. The signature is checked before anything is
-    parsed. Raises FetchError.
+    parsed. Raises ManifestError.
     """
     if len(raw) > MOST_BYTES:
-        raise FetchError(f"{where}: expected a manifest of at most {MOST_BYTES} bytes, got {len(raw)}")
+        raise ManifestError(f"{where}: expected a manifest of at most {MOST_BYTES} bytes, got {len(raw)}")
     said, signature = _parts(raw)
     if key is not None:
         _check_signature(said, signature, where, key)
     try:
         content = json.loads(said)
         if content["format"] != FORMAT:
-            raise FetchError(
+            raise ManifestError(
                 f"{where}: expected the format '{FORMAT}', got '{excerpt(content['format'])}'; upgrade nested-sparse, "
                 "or publish the file again"
             )
@@ -115,7 +121,7 @@ def read_manifest(raw: bytes, where: str, key: PublicKey | None = None) -> Manif
         return Manifest(serial, pieces, SelfCheck.of_json(content["self_check"], len(pieces) - 2), raw)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         reason = f"{type(error).__name__}: {excerpt(error)}"
-        raise FetchError(
+        raise ManifestError(
             f"{where}: is no manifest of ours ({reason}); `nested-sparse publish FILE` writes one"
         ) from None
 
@@ -137,7 +143,7 @@ def _message(said: bytes) -> bytes:
 
 def _check_signature(said: bytes, line: bytes, where: str, key: PublicKey) -> None:
     if not line.strip():
-        raise FetchError(
+        raise ManifestError(
             f"{where}: is not signed, and the owner of the key of --check-signature must have signed it; "
             "`nested-sparse publish FILE --sign KEY` does that"
         )
@@ -146,7 +152,7 @@ def _check_signature(said: bytes, line: bytes, where: str, key: PublicKey) -> No
     except (ValueError, KeyError, TypeError, RecursionError):
         signature = ""
     if not key.fits(signature, _message(said)):
-        raise FetchError(
+        raise ManifestError(
             f"{where}: its signature does not fit the key of --check-signature: another key has made it, or it was "
             "changed afterwards"
         )

@@ -9,20 +9,21 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nested_sparse.errors import CheckpointError, FetchError, ServingError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.regular_file import read_regular
-from nested_sparse.slice import cut
 from nested_sparse.whole_file import write_whole
-from nested_sparse.writer import header_bytes, write_file
 
-from ..model_config import MODEL_FILE
-from ..repository.folder import VERSION_NAME
+from ..repository.names import MODEL_FILE, VERSION_NAME
 from ..signature import PublicKey
-from .manifest import MOST_BYTES, Manifest, read_manifest
+from .fetch_counts import RoomError
+from .manifest import HEADER_FILE, MANIFEST_FILE, MOST_BYTES, Manifest, read_manifest
 from .partial import Partial
-from .proof import HEADER_FILE, MANIFEST_FILE, Proof
+
+if TYPE_CHECKING:
+    from .proof import Proof
 
 KEPT = 2
 """Versions that stay: the one that is served, and the one before it, to which a start goes back."""
@@ -87,16 +88,22 @@ class ModelStore:
 
         key: its owner must have signed it; None: a signature is not asked for.
         """
-        for version in reversed(self.versions):
+        versions = self.versions
+        if not versions:
+            return None
+        from .proof import Proof  # with numpy and ONNX Runtime, for which a first download does not wait
+
+        for version in reversed(versions):
+            folder = self.folder / str(version)
             with suppress(CheckpointError, OSError):
-                proof = Proof.read(self.folder / str(version), key)
-                return proof, self._levels(version, proof)
+                proof = Proof.read(folder, key)
+                return proof, proof.level_count((folder / MODEL_FILE).stat().st_size)
         return None
 
     def open_partial(self, manifest: Manifest) -> Partial:
         """The download of `manifest`, as far as it is there. That of another manifest stays beside it until clear().
 
-        Raises FetchError where the file would not fit within the limit; OSError.
+        Raises RoomError where the file would not fit within the limit; OSError.
         """
         folder, before = self.folder / "partial", self.folder / "before"
         kept = _read(folder / MANIFEST_FILE)
@@ -107,13 +114,14 @@ class ModelStore:
             shutil.rmtree(folder, ignore_errors=True)
         self.keep_newest(1)
         folder.mkdir(exist_ok=True)
-        missing = manifest.nbytes - _size(folder / MODEL_FILE)
+        beside = 2 * len(manifest.raw) + manifest.pieces[0].nbytes  # a download has its manifest, a version both
+        missing = manifest.nbytes + beside - _nbytes(folder)
         if self._taken() + missing > self._most_bytes:
             shutil.rmtree(before, ignore_errors=True)
         if (taken := self._taken()) + missing > self._most_bytes:
-            raise FetchError(
-                f"{excerpt(self.folder.name)}: {missing} of the {manifest.nbytes} bytes of the new file have to "
-                f"come, and {taken} are here; the limit is {self._most_bytes} (--fetch-max-mb)"
+            raise RoomError(
+                f"{excerpt(self.folder.name)}: {missing} more bytes are needed for the new file of "
+                f"{manifest.nbytes}, and {taken} are here; the limit is {self._most_bytes} (--fetch-max-mb)"
             )
         write_whole(folder / MANIFEST_FILE, manifest.raw)
         return Partial(folder / MODEL_FILE, manifest)
@@ -129,22 +137,21 @@ class ModelStore:
     def put(self, partial: Partial, proof: Proof, level_count: int) -> int:
         """Make a version of the first levels, which are verified; gives its number.
 
-        Raises FetchError where a slice would not fit within the limit, OSError, CheckpointError.
+        Raises RoomError where a slice would not fit within the limit, OSError, CheckpointError.
         """
-        sliced = level_count < proof.manifest.level_count
-        if sliced and self._taken() + proof.manifest.nbytes + proof.manifest.prefix_nbytes(level_count) > (
-            self._most_bytes + partial.nbytes
-        ):
-            raise FetchError(f"{level_count} levels beside the download would take more than --fetch-max-mb allows")
+        manifest, sliced = proof.manifest, level_count < proof.manifest.level_count
+        still = manifest.nbytes - partial.nbytes  # room for the whole file is kept free, and for what lies beside it
+        beside = 2 * (len(manifest.raw) + len(proof.header))
+        if sliced and self._taken() + still + proof.slice_nbytes(level_count) + beside > self._most_bytes:
+            raise RoomError(f"{level_count} levels beside the download would take more than --fetch-max-mb allows")
         version = max(self.versions, default=0) + 1
         new = self.folder / f".{version}.new"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
         try:
             if sliced:
-                header = header_bytes(cut(proof.metadata, level_count))
                 data = partial.read(proof.manifest.begins[1], proof.manifest.prefix_nbytes(level_count))
-                write_file(new / MODEL_FILE, header, data, force=False)
+                proof.write_slice(new / MODEL_FILE, level_count, data)
             else:
                 partial.flush()
                 partial.close()  # else the system grants no lease on it (MappedFile)
@@ -188,19 +195,8 @@ class ModelStore:
         return (_read(self.folder / "refused") or b"").decode("ascii", "replace").split()
 
     def _taken(self) -> int:
-        """Bytes of all files of models, those of two names once."""
-        found = [path.stat() for path in self.folder.glob(f"*/{MODEL_FILE}")]
-        return sum({each.st_ino: each.st_size for each in found}.values())
-
-    def _levels(self, version: int, proof: Proof) -> int:
-        nbytes = (self.folder / str(version) / MODEL_FILE).stat().st_size
-        for level_count in range(1, proof.manifest.level_count):
-            header = len(header_bytes(cut(proof.metadata, level_count)))
-            if nbytes == header + proof.manifest.prefix_nbytes(level_count) - proof.manifest.begins[1]:
-                return level_count
-        if nbytes != proof.manifest.nbytes:
-            raise CheckpointError(f"{self.folder.name}/{version}: has {nbytes} bytes")
-        return proof.manifest.level_count
+        """Bytes of all files in the folders of versions and downloads, those of two names once."""
+        return _nbytes(*(path for path in self.folder.iterdir() if path.is_dir()))
 
     def _sync(self) -> None:
         directory = os.open(self.folder, os.O_RDONLY)
@@ -233,8 +229,10 @@ def _read(path: Path, most_nbytes: int = MOST_BYTES) -> bytes | None:
         return None
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def _nbytes(*folders: Path) -> int:
+    """Bytes of the files in `folders`, those of two names once."""
+    found = [path.stat() for folder in folders for path in folder.iterdir()]
+    return sum({each.st_ino: each.st_size for each in found}.values())
 
 
 def _link(source: Path, target: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from nested_sparse.metadata import DIGEST_KEY, Metadata
 from nested_sparse.regular_file import read_regular
 from nested_sparse.runtime.session import Session
 from nested_sparse.slice import cut
+from nested_sparse.writer import header_bytes, write_file
 
 from ..signature import PublicKey
-from .manifest import MOST_BYTES, Manifest, read_manifest
-
-MANIFEST_FILE, HEADER_FILE = "manifest", "header"
+from .manifest import HEADER_FILE, MANIFEST_FILE, MOST_BYTES, Manifest, read_manifest
+from .self_check_run import run_self_check
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,25 @@ class Proof:
         """The digest of the metadata that a file with so many of the levels has."""
         return cut(self.metadata, level_count).to_header()[DIGEST_KEY]
 
+    def level_count(self, nbytes: int) -> int:
+        """The number of levels of the file, or of the slice, that has so many bytes. Raises CheckpointError."""
+        counts = range(1, self.manifest.level_count + 1)
+        found = next((count for count in counts if self.slice_nbytes(count) == nbytes), None)
+        if found is None:
+            raise CheckpointError(f"expected a slice of {self.manifest.nbytes} bytes, got {nbytes} bytes")
+        return found
+
+    def slice_nbytes(self, level_count: int) -> int:
+        """Bytes of a file with so many of the levels."""
+        if level_count == self.manifest.level_count:
+            return self.manifest.nbytes
+        data_nbytes = self.manifest.prefix_nbytes(level_count) - self.manifest.begins[1]
+        return len(header_bytes(cut(self.metadata, level_count))) + data_nbytes
+
+    def write_slice(self, path: Path, level_count: int, data: Iterable[bytes]) -> None:
+        """Write a file of the first levels, not of all. data: its bytes behind the header. Raises CheckpointError."""
+        write_file(path, header_bytes(cut(self.metadata, level_count)), data, force=False)
+
 
 @dataclass(frozen=True, slots=True)
 class Trust:
@@ -86,7 +105,7 @@ class Trust:
     def accept(self, session: Session) -> None:
         """Raise CheckpointError where a fetched model computes something else here than its publisher states."""
         if self._is_fetched(session.path):
-            Proof.read(session.path.parent, self.key).manifest.self_check.check(session)
+            run_self_check(Proof.read(session.path.parent, self.key).manifest.self_check, session)
 
     def _is_fetched(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self.root.resolve())

@@ -19,7 +19,8 @@ from nested_sparse.writer import refuse_existing
 
 from ..signature import signer
 from .manifest import BEGIN, MOST_BYTES, Manifest, Piece, manifest_path, read_manifest
-from .self_check import MOST_INPUT_NBYTES, TOLERANCE, SelfCheck
+from .self_check import MOST_INPUT_NBYTES, TOLERANCE
+from .self_check_run import self_check_of
 
 
 def publish(
@@ -44,7 +45,7 @@ def publish(
     inputs = None if sample is None else _sample(sample)
     pieces: list[Piece] = []
     with Session(path, threads=1, check=lambda checkpoint: pieces.extend(_pieces(checkpoint))) as session:
-        check = SelfCheck.of(session, inputs, tolerance)
+        check = self_check_of(session, inputs, tolerance)
     manifest = Manifest(serial, tuple(pieces), check).signed(sign)
     write_whole(destination, manifest.raw)
     return destination, manifest

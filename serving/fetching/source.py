@@ -33,7 +33,7 @@ class Source:
     ca: PEM file of the authorities that may have signed the certificate of https; None: those of the system.
     token_file: file of a bearer token, read at each request; it goes to the address's own host alone.
     timeout_s: longest wait for a connection, and for the next byte; a slow link is no error.
-    Every read raises FetchError. Raises InputError for a CA file that is none.
+    nbytes: bytes of bodies that have come. Every read raises FetchError. Raises InputError for a CA file that is none.
     """
 
     def __init__(
@@ -42,11 +42,10 @@ class Source:
         self._address = address
         self._token_file = token_file
         self._timeout_s = timeout_s
+        self.nbytes = 0
         self.shown, self.shown_manifest = address.shown, address.shown_manifest
-        try:
-            self._tls = ssl.create_default_context(cafile=None if ca is None else str(ca))
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            raise InputError(f"CA file {excerpt(ca)}: expected certificates in PEM ({excerpt(error)})") from None
+        self._ca = ca
+        self._tls = None if ca is None and address.parts.scheme != "https" else self._context()
 
     def manifest(self, etag: str = "") -> tuple[bytes, str] | None:
         """The manifest's bytes and its ETag, "" where it has none; None where it still has the tag `etag`."""
@@ -82,8 +81,10 @@ class Source:
         """At most `most` bytes of the body, after the first `dropped`."""
         while dropped > 0 and (data := answer.read1(min(READ_NBYTES, dropped))):
             dropped -= len(data)
+            self.nbytes += len(data)
         while most > 0 and (data := answer.read1(min(READ_NBYTES, most))):
             most -= len(data)
+            self.nbytes += len(data)
             yield data
 
     def _check_range(self, said: str, begin: int, nbytes: int) -> None:
@@ -125,8 +126,16 @@ class Source:
     def _connection(self, url: SplitResult) -> HTTPConnection:
         assert url.hostname is not None
         if url.scheme == "https":
+            self._tls = self._tls or self._context()
             return HTTPSConnection(url.hostname, url.port, timeout=self._timeout_s, context=self._tls)
         return HTTPConnection(url.hostname, url.port, timeout=self._timeout_s)
+
+    def _context(self) -> ssl.SSLContext:
+        """It takes 26 ms for the system's authorities, so it is made where https is spoken."""
+        try:
+            return ssl.create_default_context(cafile=None if self._ca is None else str(self._ca))
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            raise InputError(f"CA file {excerpt(self._ca)}: expected certificates in PEM ({excerpt(error)})") from None
 
     def _headers(self, url: SplitResult) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity", "User-Agent": f"nested-sparse/{__version__}"}

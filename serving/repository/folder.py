@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from nested_sparse.errors import InputError, NotFoundError, RepositoryError
 from nested_sparse.excerpt import excerpt
 
-from ..model_config import MODEL_FILE
+from .names import MODEL_FILE, VERSION_NAME
 from .version_policy import MOST_VERSION, VersionPolicy
 
-VERSION_NAME = re.compile(r"[1-9][0-9]{0,18}")
-"""The name of a version's folder: a whole number above 0. As in Triton, all other names are no versions."""
 MOST_NAME = 255
 MOST_ENTRIES = 10_000
 """Most entries of a folder that are looked at."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nested_sparse.argument import as_whole, shown, whole
 from nested_sparse.errors import InputError
 from nested_sparse.excerpt import excerpt
-from nested_sparse.proto.messages import ModelVersionPolicy
+
+if TYPE_CHECKING:
+    from nested_sparse.proto.messages import ModelVersionPolicy
 
 FORMS = "'latest', 'latest:N', 'all' or versions such as '1,3', with whole numbers above 0"
 NUMBERS = re.compile(r"[1-9][0-9]{0,18}(,[1-9][0-9]{0,18})*")
@@ -77,6 +79,10 @@ class VersionPolicy:
 
     def message(self) -> ModelVersionPolicy:
         """The policy as the protocol states it in a model's configuration."""
+        from nested_sparse.proto.messages import (
+            ModelVersionPolicy,  # with protobuf, which reading settings does not need
+        )
+
         if self.specific:
             return ModelVersionPolicy(specific=ModelVersionPolicy.Specific(versions=self.specific))
         if self.latest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from nested_sparse.runtime.session import Array
@@ -11,7 +11,8 @@ from nested_sparse.runtime.session import Array
 from ..served_model import ServedModel
 from .source import StreamSource
 
-Key = tuple[ServedModel, str, int | str]
+Key = tuple[ServedModel, str, Hashable]
+"""Model, client, and the client's number or text for it; a text that is written is its own id."""
 EVERY = StreamSource()
 """In place of a stream: requests of every source."""
 

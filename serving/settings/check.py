@@ -24,15 +24,16 @@ from ..fetching.fetched_folder import FetchedFolder
 from ..fetching.proof import Trust
 from ..fetching.source import Source, read_token
 from ..load import check_types, file_problems, state_of
-from ..model_config import MODEL_FILE
 from ..repository.folder import ModelFolder
+from ..repository.names import MODEL_FILE
 from ..repository.version_policy import VersionPolicy
 from ..rights.tokens import read_tokens
 from ..served_model import VERSION
 from ..signature import PublicKey
 from ..tls.certificates import CertificateFiles, read_certificates
 from ..tls.exposure import check_exposure
-from .parts import fetched_folder, model_config, server_config, signature_check
+from .fetched import fetched_folder
+from .parts import model_config, server_config, signature_check
 from .settings import OWN, Settings
 
 

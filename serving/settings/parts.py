@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 from nested_sparse.checkpoint import Checkpoint
-from nested_sparse.errors import InputError
 from nested_sparse.runtime.policy import DEFAULT_POLICY
 from nested_sparse.runtime.profiling import ProfileStore, default_folder
 from nested_sparse.runtime.resources import Governor, LimitConfig
 
-from ..fetching.address import Address
-from ..fetching.followers import Followers
 from ..load import ModelConfig
 from ..repository.loader import Loader
 from ..security import SecurityConfig
@@ -91,33 +86,6 @@ def loader_of(settings: Callable[[], Settings], governor: Governor) -> Loader:
 def signature_check(security: Security) -> Callable[[Checkpoint], None] | None:
     """The check of each checkpoint's signature; None: none is asked for. Raises InputError for a key that is none."""
     return None if security.check_signature is None else PublicKey(security.check_signature).check
-
-
-def followers_of(settings: Settings) -> Followers | None:
-    """All that fetches models; None where there are no URLs. Raises InputError, ServingError."""
-    fetching, key = settings.fetching, settings.security.check_signature
-    if not fetching.urls:
-        return None
-    return Followers(
-        [Address(url) for url in fetching.urls],
-        fetching.fetch_dir or fetched_folder(),
-        fetching.fetch_max_mb << 20,
-        key=None if key is None else PublicKey(key),
-        ca=fetching.fetch_ca,
-        token_file=fetching.fetch_token_file,
-        timeout_s=fetching.fetch_timeout_s,
-        interval_s=fetching.fetch_interval_s,
-    )
-
-
-def fetched_folder() -> Path:
-    """The default folder of fetched models: under $XDG_DATA_HOME, or ~/.local/share. Raises InputError."""
-    named = Path(os.environ.get("XDG_DATA_HOME", ""))
-    try:
-        data = named if named.is_absolute() else Path.home() / ".local/share"
-    except RuntimeError:
-        raise InputError("this user has no home folder for fetched models; name one (--fetch-dir)") from None
-    return data / "nested-sparse" / "fetched"
 
 
 def profile_store(models: Models) -> ProfileStore | None:

@@ -62,7 +62,7 @@ class Reload:
     """Reads the settings again at each SIGHUP and applies those that can change. An early signal waits for watch().
 
     settings: those in force. read: reads the files and flags again; raises SettingsError. None: signals are left alone.
-    heard: called at each signal.
+    heard: called at each signal. early: number of signals before watch().
     """
 
     def __init__(
@@ -70,24 +70,37 @@ class Reload:
     ) -> None:
         self._heard = heard
         self.settings = settings
+        self.early = 0
         self._read = read
         self._asked = asyncio.Event()
         if read is not None:
-            before = signal.signal(signal.SIGHUP, lambda *_: self._asked.set())
+            before = signal.signal(signal.SIGHUP, self._note)
             if isinstance(before, EarlySignal) and before.seen:
-                self._asked.set()
+                self._note()
+
+    def _note(self, *_: object) -> None:
+        self.early += 1
+        self._asked.set()
 
     async def watch(self, server: Server, governor: Governor) -> None:
         """Reload until cancelled. A file that is wrong, or cannot be read, changes nothing."""
         if self._read is None:
             return
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._asked.set)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._asked.set)
+        try:
+            await self._obey(self._read, server, governor)
+        finally:
+            loop.remove_signal_handler(signal.SIGHUP)
+            signal.signal(signal.SIGHUP, lambda *_: None)  # by default it would kill a server that is about to end
+
+    async def _obey(self, read: Callable[[], Settings], server: Server, governor: Governor) -> None:
         while True:
             await self._asked.wait()
             self._asked.clear()
             self._heard()
             try:
-                after = await asyncio.to_thread(self._read)  # a large file takes long to parse
+                after = await asyncio.to_thread(read)  # a large file takes long to parse
                 before, self.settings = self.settings, changed(self.settings, after)
                 apply(before, self.settings, server, governor)
                 log_changes(list(differences(before, after)))

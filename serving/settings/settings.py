@@ -13,6 +13,7 @@ from nested_sparse.options import Problems, checked_options, unknown
 from nested_sparse.toml_file import read_toml
 
 from ..fetching.address import Address as FileAddress
+from ..repository.version_policy import VersionPolicy
 from .groups import Address, Fetching, Limits, Models, OwnModel, Security, Watching
 from .setting import range_problems
 
@@ -78,8 +79,6 @@ def combined_problems(settings: Settings) -> Iterator[tuple[str, str, str]]:
         if getattr(security, key) is not None and getattr(security, beside) is None:
             yield "security", key, f"needs {beside} (--{beside.replace('_', '-')}) beside it"
     yield from _level_problems("models", settings.models)
-    from ..repository.version_policy import VersionPolicy  # with protobuf
-
     try:
         VersionPolicy.read(settings.models.version_policy)
     except InputError as error:

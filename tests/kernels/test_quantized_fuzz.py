@@ -57,15 +57,17 @@ def test_spoilt_convolutions(data: st.DataObject, block_rows: int, kernel: int, 
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.data(), st.sampled_from((1, 2, 4)), st.sampled_from((1, 2)), LAYOUTS, LAYOUTS)
+@given(st.data(), st.sampled_from((1, 2, 4)), st.sampled_from((1, 2, 3)), LAYOUTS, LAYOUTS)
 def test_spoilt_convolutions_in_groups(
     data: st.DataObject, groups: int, spatial: int, reads: Layout, writes: Layout
 ) -> None:
-    """Images and lines, with a group for each channel and without."""
+    """Images, lines and volumes, with a group for each channel and without."""
     rng = np.random.default_rng(0)
     window: dict[str, Any] = {"kernel": (1, 3), "pads": (0, 1, 0, 1)} if spatial == 1 else {}
+    if spatial == 3:
+        window = {"kernel": (2, 3, 3), "pads": (1, 1, 1, 0, 1, 1), "stride": (1, 1, 1), "dilation": (1, 1, 1)}
     node = quantized_node(rng, 4, 4, 1, permuted=True, groups=groups, spatial=spatial, layout=writes, **window)
-    check(data, node, random_image(rng, 1, 4, 1 if spatial == 1 else 7, 9), reads)
+    check(data, node, random_image(rng, 1, 4, *(2,) * (spatial == 3), 1 if spatial == 1 else 7, 9), reads)
 
 
 @settings(max_examples=400, deadline=None)
@@ -74,9 +76,9 @@ def test_spoilt_headers(data: st.DataObject, groups: int, kernel: int, reads: La
     """Numbers of the header and the tensor's length; what is accepted is an image of the size that the header says."""
     rng = np.random.default_rng(0)
     x = written(random_image(rng, 2, 5, 3, 40), reads)
-    numbers = x[8:36].view("<i4")
+    numbers = x[8:40].view("<i4")
     for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, 6))
+        at = data.draw(st.integers(0, 7))
         small = st.integers(0, 80) | near(int(numbers[at])) | st.sampled_from(LARGE)
         numbers[at] = data.draw(small.filter(lambda value: -(2**31) <= value < 2**31))
     if data.draw(st.booleans()):

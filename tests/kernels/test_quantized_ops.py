@@ -23,6 +23,7 @@ from image_node import (
     SHAPES,
     SOME_SHAPES,
     TILES,
+    VOLUMES,
     Operator,
     check,
     clipped,
@@ -74,13 +75,14 @@ def same(y: Float32, expected: Float32) -> None:
 def test_dequantize_and_global_pool(shape: tuple[int, ...], layout: Layout) -> None:
     image = random_image(2, shape)
     tensor = byte_images.written(image, layout)
-    spatial = {} if len(shape) == 4 else {"spatial_dimensions": 1}
+    spatial = {} if len(shape) == 4 else {"spatial_dimensions": len(shape) - 2}
     same(run("DequantizeImage", tensor, **spatial), reference.dequantise(image))
     same(run("QuantizedGlobalAveragePool", tensor, **spatial), reference.global_average_pool(image))
 
 
 # ---- pools ----
 
+NONE = (0, 0, 0, 0, 0, 0)
 WINDOWS = [
     ((3, 3), (2, 2), (1, 1, 1, 1), (1, 1)),
     ((2, 2), (2, 2), (0, 0, 0, 0), (1, 1)),
@@ -120,6 +122,34 @@ def test_pools(shape: tuple[int, ...], which: int) -> None:
         for counted in (0, 1):
             pooled = run("QuantizedAveragePool", tensor, **attributes, **placed(write), count_include_pad=counted)
             check(pooled, reference.average_pool(planar, seen, bool(counted)), write)
+
+
+VOLUME_WINDOWS = [
+    ((2, 2, 2), (2, 2, 2), NONE, (1, 1, 1)),
+    ((3, 3, 3), (1, 2, 2), (1,) * 6, (1, 1, 1)),
+    ((2, 1, 3), (1, 3, 1), (4, 0, 1, 2, 2, 3), (2, 1, 2)),
+    ((1, 2, 2), (3, 1, 4), (0, 1, 0, 0, 0, 1), (1, 1, 1)),
+]
+"""The same with slices; one sees slices of padding alone."""
+
+
+@pytest.mark.parametrize("shape", VOLUMES)
+@pytest.mark.parametrize("which", range(len(VOLUME_WINDOWS)))
+def test_pools_of_volumes(shape: tuple[int, ...], which: int) -> None:
+    """The largest of rows, columns and slices; windows that are too large are refused."""
+    kernel, stride, pads, dilation = VOLUME_WINDOWS[which]
+    attributes = {**window(kernel, stride, pads, dilation), "spatial_dimensions": 3}
+    image = random_image(which, shape)
+    for index, layout in enumerate(LAYOUTS):
+        tensor, write = byte_images.written(image, layout), LAYOUTS[(index + which) % len(LAYOUTS)]
+        spans = [(size - 1) * gap + 1 for size, gap in zip(kernel, dilation, strict=True)]
+        padded = [size + pads[axis] + pads[3 + axis] for axis, size in enumerate(shape[2:])]
+        if all(span <= size for span, size in zip(spans, padded, strict=True)):
+            y = run("QuantizedMaxPool", tensor, **attributes, **placed(write))
+            check(y, reference.max_pool(image, Window(kernel, stride, pads, dilation)), write)
+        else:
+            with pytest.raises(Exception, match=r"QuantizedMaxPool: the window spans .* pixels, the padded image has"):
+                run("QuantizedMaxPool", tensor, **attributes, **placed(write))
 
 
 @pytest.mark.parametrize("size", [(181, 181), (182, 181), (300, 250)])
@@ -173,7 +203,7 @@ LIMITS = [INFINITE, (0.0, np.inf), (0.0, 6.0), (-1.0, 1.0), (np.inf, np.inf), (-
 
 
 @pytest.mark.parametrize("case", RANGES)
-@pytest.mark.parametrize("shape", SOME_SHAPES)
+@pytest.mark.parametrize("shape", [*SOME_SHAPES, VOLUMES[0]])
 def test_add(shape: tuple[int, ...], case: str) -> None:
     """Every layout of both inputs and of the output."""
     held = RANGES[case]
@@ -187,7 +217,7 @@ def test_add(shape: tuple[int, ...], case: str) -> None:
 
 
 @pytest.mark.parametrize("case", RANGES)
-@pytest.mark.parametrize("shape", SOME_SHAPES)
+@pytest.mark.parametrize("shape", [*SOME_SHAPES, VOLUMES[0]])
 def test_multiply(shape: tuple[int, ...], case: str) -> None:
     """Factors of both signs, beyond 16 bits, and no numbers."""
     held = RANGES[case]
@@ -236,7 +266,8 @@ def test_many_channels_in_parallel(threads: int, layout: Layout) -> None:
 
 def spoiled(**values: Any) -> Bytes:
     """The tensor of a small image with other values in its header, from the field's first byte on."""
-    places = {"magic": 0, "batch": 8, "channels": 12, "height": 16, "width": 20, "border": 24, "gap": 28, "scale": 32}
+    places = {"magic": 0, "batch": 8, "channels": 12, "height": 16, "width": 20, "border": 24, "gap": 28, "depth": 32,
+              "scale": 36}  # fmt: skip
     tensor = byte_images.written(random_image(10, (1, 5, 6, 6)), PLANES)
     for name, value in values.items():
         raw = np.array(value, np.float32 if name == "scale" else np.int32).tobytes()
@@ -257,6 +288,8 @@ FORGED: dict[str, tuple[Bytes, str]] = {
     "wide border": (spoiled(border=2**31 - 1), "its header says an image of"),
     "negative border": (spoiled(border=-1), "its header says an image of"),
     "wide gap": (spoiled(gap=2**31 - 1), "its header says an image of"),
+    "many slices": (spoiled(depth=2**31 - 1), "its header says an image of"),
+    "no slices": (spoiled(depth=0), "its header says an image of"),
     "no pixels": (spoiled(height=0), "its header says an image of"),
     "scale of zero": (spoiled(scale=0.0), "scale that is a normal number above 0"),
     "negative scale": (spoiled(scale=-1.0), "scale that is a normal number above 0"),
@@ -323,7 +356,7 @@ def test_other_inputs_that_do_not_fit() -> None:
         run("QuantizedAdd", image, other, level(0), **RANGED)
     with pytest.raises(Exception, match=r"QuantizedMultiply: F must be a factor for each channel \[1, 5, 1, 1\]"):
         run("QuantizedMultiply", image, np.ones((1, 4, 1, 1), np.float32), level(0), **RANGED)
-    for shape in ((3, 3), (1, 2, 3, 4, 5)):
+    for shape in ((3, 3), (1, 1, 2, 3, 4, 5)):
         wrong = rf"QuantizeImage: X must be .*\[N, C, H, W\].*, got {re.escape(str(list(shape)))}"
         with pytest.raises(Exception, match=wrong):
             run(
@@ -335,6 +368,13 @@ def test_other_inputs_that_do_not_fit() -> None:
             )
     with pytest.raises(Exception, match="with one spatial dimension X must have one row"):
         run("DequantizeImage", image, spatial_dimensions=1)
+    volume = byte_images.written(random_image(11, (1, 5, 3, 6, 6)), TILES)
+    with pytest.raises(Exception, match=r"without three spatial dimensions X must have one slice, got \[1, 5, 3, 6, 6"):
+        run("DequantizeImage", volume)
+    with pytest.raises(Exception, match=r"QuantizedAveragePool: X must have one slice, got \[1, 5, 3, 6, 6\]"):
+        run("QuantizedAveragePool", volume, **SQUARE, **placed(TILES), count_include_pad=0)
+    with pytest.raises(Exception, match=r"QuantizedAdd: B must have A's size \[1, 5, 3, 6, 6\], got \[1, 5, 6, 6\]"):
+        run("QuantizedAdd", volume, image, level(0), **RANGED)
     for index in (-1, 1, 2**40):
         with pytest.raises(Exception, match=f"QuantizedAdd: level must be 0 to 0, got {index}"):
             run("QuantizedAdd", image, image, level(index), **RANGED)

@@ -228,7 +228,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], Non
     "version": (lambda m, t: m.__setitem__("format_version", 7), "format version 7"),
     "missing": (lambda m, t: m.pop("inputs"), "inputs"),
     "rows without gates": (lambda m, t: m["layers"][0].update(op="gru"), "10 rows, expected 3 for each of 12 columns"),
-    "gates in int8": (lambda m, t: m["layers"][0].update(op="lstm", value_bytes=1), "a lstm like this has no int8"),
+    "gates in int8": (lambda m, t: m["layers"][0].update(op="lstm", value_bytes=1), "op 'lstm' has no int8"),
     "sizes in an old file": (lambda m, t: free_size(m, 4), "need format version 5"),
     "unknown size": (lambda m, t: free_size(m, names=("batch", "width")), "width"),
     "size of a fixed dimension": (lambda m, t: free_size(m, shape=(None, 12)), "both a fixed and a free size"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from .points import load_radhar
 from .samples import Inputs, Labelled, picked, taken
 from .speech import load_fsdd
 from .text import load_bytes
+from .translations import MARKS, Vocabulary, read_pairs, translations
 
 SCORED_BATCH = 250
 
@@ -242,6 +243,44 @@ class Bytes(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Translations(Source):
+    """Sentences and their translations, see `trainer/data/translations.py`; for the task language."""
+
+    train_source: Path
+    """A file with a sentence on each line, plain or gzipped, relative to the current directory."""
+    train_target: Path
+    test_source: Path
+    test_target: Path
+    vocabulary: int = 4000
+    """Words of either language that the model knows, with four marks: the most frequent ones of the training files."""
+    length: int = 24
+    """Words of a sentence at most, with the mark of its end; a longer one is cut."""
+
+    def __post_init__(self) -> None:
+        """Check every field. Raises TrainingError."""
+        super().__post_init__()
+        require_count(self, "length", 2)
+        require_count(self, "vocabulary", MARKS + 1)
+        require(self, "noise", self.noise == 0, "0: words are no numbers")
+
+    def read(self) -> tuple[Labelled, Labelled]:
+        """The pairs of both files, with the vocabularies of the first."""
+        train = read_pairs(self.train_source, self.train_target)
+        known = self.vocabularies(train)
+        test = read_pairs(self.test_source, self.test_target)
+        return translations(train, known, self.length), translations(test, known, self.length)
+
+    def vocabularies(self, train: tuple[Sequence[str], Sequence[str]]) -> tuple[Vocabulary, Vocabulary]:
+        """Those of the source and of the target."""
+        source, target = (Vocabulary.of(sentences, self.vocabulary) for sentences in train)
+        return source, target
+
+    def facts(self, train: Labelled) -> dict[str, int]:
+        """The number of words of either language that a model is to have room for."""
+        return {"classes": self.vocabulary}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Planetoid:
     """A graph of nodes with classes, see `load_graph`; every batch is the whole graph."""
 
@@ -280,6 +319,7 @@ DATA: dict[str, type[Loading]] = {
     "rank": Rank,
     "bytes": Bytes,
     "planetoid": Planetoid,
+    "translations": Translations,
 }
 
 

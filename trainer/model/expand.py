@@ -25,10 +25,13 @@ log = logging.getLogger(__name__)
 Names = Mapping[nn.Module, Sequence[str]]
 
 
-def expand(names: Names, keep_dense: Sequence[str]) -> tuple[dict[nn.Module, Tensor], dict[nn.Module, str]]:
+def expand(
+    names: Names, keep_dense: Sequence[str], measured: Mapping[str, str]
+) -> tuple[dict[nn.Module, Tensor], dict[nn.Module, str]]:
     """Rewrite modules of a copied model, in place; they compute as before.
 
     names: every module with its dotted paths. keep_dense: patterns of the paths of modules to leave as they are.
+    measured: paths of modules that stay as they are, too, with the reason.
     Returns the masks of torch.nn.utils.prune on weights of new layers, and why modules were left as they are.
     """
     masks: dict[nn.Module, Tensor] = {}
@@ -39,7 +42,7 @@ def expand(names: Names, keep_dense: Sequence[str]) -> tuple[dict[nn.Module, Ten
         recurrent = parametrize.type_before_parametrizations(module) in STEPPED
         if not attention and not recurrent and not _multiplies(module):
             continue
-        reason = _why_left(module, paths, keep_dense) or _shared(module, owners, names)
+        reason = measured.get(paths[0]) or _why_left(module, paths, keep_dense) or _shared(module, owners, names)
         reason = reason or (why_whole(module) if recurrent else None)
         if reason is None and attention:
             masks |= project(module, plain(module) | _of_output(module))  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from nested_sparse.errors import BudgetError
 from nested_sparse.network import MEASURED
 
 from .predicted import costs_of_layer, predicted_latency, sparse_ms
+from .replace import ROOT_NAME
+from .stepped import Stepped
 
 if TYPE_CHECKING:  # NestedModel itself imports this module
     from .layers import NestedLayer
@@ -37,17 +40,18 @@ def check_rule(rule: object, costs: DeviceCosts) -> None:
 
 
 def faster_dense(net: NestedModel, costs: Sequence[DeviceCosts], rule: str) -> dict[str, str]:
-    """The layers of `net` that `rule` makes dense by `costs`, of one batch or several: dotted path to the reason.
+    """The modules of `net` that `rule` makes dense by `costs`, of one batch or several: dotted path to the reason.
 
-    Layers that share a weight are dense together. Raises BudgetError: costs of another network, or all layers.
+    Layers that share a weight are dense together, and so are all layers of an LSTM or GRU.
+    Raises BudgetError: costs of another network, or all layers.
     """
     found: dict[str, str] = {}
-    layers = net.nested_layers()
-    for name, layer in layers.items():
-        reason = _reason(layer, costs, rule, range(net.level_count))
+    modules = _modules(net)
+    for name, layers in modules.items():
+        reason = _reason(layers, costs, rule, range(net.level_count))
         if reason is not None:
             found[name] = reason
-    if len(found) == len(layers):
+    if len(found) == len(modules):
         times = ", ".join(f"{ms_text(each.dense_ms)}{_at(each)}" for each in costs if each.dense_ms is not None)
         plain = f"; the plain network takes {times} there" if times else ""
         raise BudgetError(
@@ -57,20 +61,38 @@ def faster_dense(net: NestedModel, costs: Sequence[DeviceCosts], rule: str) -> d
     return found
 
 
-def _reason(layer: NestedLayer, costs: Sequence[DeviceCosts], rule: str, levels: range) -> str | None:
-    """Why the layer is to be dense, with its times at the batch where it is slowest beside dense; None: it is not."""
-    measured = [
-        (dense_ms, [sparse_ms(layer, each, level) for level in levels], each)
-        for each in costs
-        if (dense_ms := costs_of_layer(layer, each).dense_ms) is not None
-    ]
+def _modules(net: NestedModel) -> dict[str, list[NestedLayer]]:
+    """The nested layers by the module that they are in the plain model; an LSTM or GRU is several."""
+    inside = {
+        layer: name or ROOT_NAME
+        for name, module in net.model.named_modules()
+        if isinstance(module, Stepped)
+        for layer in module.children()
+    }
+    found: dict[str, list[NestedLayer]] = defaultdict(list)
+    for name, layer in net.nested_layers().items():
+        found[inside.get(layer, name)].append(layer)
+    return found
+
+
+def _reason(layers: Sequence[NestedLayer], costs: Sequence[DeviceCosts], rule: str, levels: range) -> str | None:
+    """Why the layers are to be dense, with their times at the batch where they are slowest beside dense; None: no."""
+    measured = []
+    for each in costs:
+        of_layers = [costs_of_layer(layer, each).dense_ms for layer in layers]
+        known = [ms for ms in of_layers if ms is not None]
+        if len(known) == len(layers):
+            times_ms = [sum(sparse_ms(layer, each, level) for layer in layers) for level in levels]
+            measured.append((sum(known), times_ms, each))
     slower = [ms > dense_ms for dense_ms, times_ms, _ in measured for ms in times_ms]
     lost_ms = sum((sum(times_ms) - len(times_ms) * dense_ms) / each.batch for dense_ms, times_ms, each in measured)
     if not RULES[rule](slower, lost_ms):
         return None
     dense_ms, times_ms, slowest = max(measured, key=lambda each: max(each[1]) / max(each[0], 1e-9))
-    ours = ms_text(times_ms[0]) if layer.dense else f"{ms_text(times_ms[0])} to {ms_text(times_ms[-1])} sparse"
-    return f"{MEASURED}: {ms_text(dense_ms)} in ONNX Runtime, {ours} in our operator{_at(slowest)}"
+    whole = all(layer.dense for layer in layers)
+    ours = ms_text(times_ms[0]) if whole else f"{ms_text(times_ms[0])} to {ms_text(times_ms[-1])} sparse"
+    operators = "our operator" if len(layers) == 1 else "our operators"
+    return f"{MEASURED}: {ms_text(dense_ms)} in ONNX Runtime, {ours} in {operators}{_at(slowest)}"
 
 
 def _at(costs: DeviceCosts) -> str:

@@ -43,7 +43,7 @@ def replace_layers(
     stay as they are though they could be nested. Raises BudgetError, InputError.
     """
     patterns = _patterns(keep_dense)
-    new_masks, left = expand(_names(model), patterns)
+    new_masks, left = expand(_names(model), patterns, measured or {})
     masks = {**(masks or {}), **new_masks}
     names = _names(model)
     norms = _norms(model)
@@ -61,7 +61,7 @@ def replace_layers(
         raise InputError(
             f"{named} has no {', '.join(kinds[:-1])} or {kinds[-1]} that can be nested; its layers:{found}"
         )
-    kept_whole = _kept_whole(patterns, names, nestable, left_dense)
+    kept_whole = _kept_whole(patterns, names, nestable, left_dense, checked=bool(measured))
     memos = _memos(norms, names, level_count)
     nested: dict[nn.Module, nn.Module] = {norm: LevelBatchNorm(norm, level_count, memos) for norm in norms}
     for module in nestable:
@@ -198,12 +198,17 @@ def _kept_whole(
     names: dict[nn.Module, list[str]],
     nestable: Sequence[nn.Module],
     left_dense: dict[str, str],
+    *,
+    checked: bool,
 ) -> set[int]:
-    """Identities of the weights that `patterns` match. Raises BudgetError for a pattern that matches nothing."""
+    """Identities of the weights that `patterns` match.
+
+    Raises BudgetError for a pattern that matches nothing, unless all were checked, as long as every layer was nested.
+    """
     matched: set[int] = set()
     for pattern in patterns:
         hits = [module for module in nestable if any(fnmatchcase(name, pattern) for name in names[module])]
-        if not hits and not any(fnmatchcase(name, pattern) for name in left_dense):
+        if not hits and not checked and not any(fnmatchcase(name, pattern) for name in left_dense):
             known = ", ".join(names[module][0] for module in nestable)
             raise BudgetError(f"keep_dense: no layer matches {pattern!r}; the layers are: {known}")
         matched |= {id(module.weight) for module in hits}

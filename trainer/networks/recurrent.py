@@ -7,34 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ..zoo import GNMT
 from .blocks import conv_norm
 from .network import PRODUCTS, Network, Size, floats, tokens
-
-
-class GNMT(nn.Module):
-    """GNMT-like translation, the words so far given: LSTMs with shortcuts, and attention after the first decoder."""
-
-    def __init__(self, *, width: int = 1024, depth: int = 4, vocabulary: int = 8192) -> None:
-        super().__init__()
-        self.source, self.target = nn.Embedding(vocabulary, width), nn.Embedding(vocabulary, width)
-        self.both = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
-        self.encoder = nn.ModuleList(nn.LSTM(width, width, batch_first=True) for _ in range(depth - 1))
-        self.first = nn.LSTM(width, width, batch_first=True)
-        self.decoder = nn.ModuleList(nn.LSTM(2 * width, width, batch_first=True) for _ in range(depth - 1))
-        self.query, self.head = nn.Linear(width, width), nn.Linear(width, vocabulary)
-
-    def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        """(N, S) and (N, T) words to logits (N, T, vocabulary)."""
-        states = self.both(self.source(source))[0]
-        for layer in self.encoder:
-            states = states + layer(states)[0]
-        x = self.first(self.target(target))[0]
-        weights = torch.softmax(self.query(x) @ states.transpose(1, 2), -1)
-        context = weights @ states
-        for layer in self.decoder:
-            x = x + layer(torch.cat([x, context], -1))[0]
-        y: Tensor = self.head(x)
-        return y
 
 
 class WordLSTM(nn.Module):
@@ -79,7 +54,7 @@ def _pair(vocabulary: int, source: int, target: int) -> Size:
     def inputs(batch: int) -> tuple[Tensor, ...]:
         return torch.randint(vocabulary, (batch, source)), torch.randint(vocabulary, (batch, target))
 
-    return Size(partial(GNMT, vocabulary=vocabulary, depth=4 if source > 8 else 2), inputs)
+    return Size(partial(GNMT, classes=vocabulary, pad=None, depth=4 if source > 8 else 2), inputs)
 
 
 NETWORKS = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nested_sparse.graph.contract import ACTIVATION_FORMS
-from nested_sparse.value_type import FLOAT32, INT8
+from nested_sparse.value_type import FLOAT16, FLOAT32, INT8
 
 from ..export.int8.byte_range import METHODS
 
@@ -20,6 +20,9 @@ class OutputOptions:
     """Name of the checkpoint file; by default the recipe's name with .safetensors."""
     fixed_batch: bool = False
     """Whether the file takes one sample at a time, as in `export`; for a model of one large sample, such as a graph."""
+    stepwise: bool = False
+    """Whether the file takes a text piece by piece, with a state, so that a server can continue texts; of models that
+    have a method stepwise(), such as gpt. Their metrics are those of whole texts, which pieces give, too."""
     tolerance: float = 1e-4
     """Largest accepted difference between the file and the net, as in `export`. A net that magnifies rounding needs
     more, such as one that chooses nearest points."""
@@ -48,6 +51,10 @@ def output_problems(output: OutputOptions) -> Iterator[tuple[str, Any, str]]:
         value = getattr(output, key)
         if output.values != INT8.name and value != getattr(defaults, key):
             yield key, value, f'values = "{INT8.name}" beside it'
+    for key, off in (("fixed_batch", False), ("values", FLOAT32.name), ("route_samples", 0)):
+        allowed = (FLOAT32.name, FLOAT16.name) if key == "values" else (off,)
+        if output.stepwise and (value := getattr(output, key)) not in allowed:
+            yield key, value, f"{' or '.join(map(str, allowed))}, or stepwise = false beside it"
     if output.calibration_samples < 1:
         yield "calibration_samples", output.calibration_samples, "a whole number of at least 1"
     if output.calibration_method not in METHODS:

@@ -130,6 +130,12 @@ def start(recipe: Recipe) -> tuple[TrainingData, NestedModel]:
     data = _in_table(recipe, "data", lambda: recipe.load_data(recipe.run.seed))
     torch.manual_seed(recipe.run.seed)
     model = _in_table(recipe, "model", lambda: _model(recipe, data, recipe.weights))
+    if recipe.output.stepwise and not hasattr(model, "stepwise"):
+        name = excerpt(recipe.tables["model"]["name"])
+        raise TrainingError(
+            f"{recipe.source}: [output] stepwise: {name} takes no text piece by piece; expected a model with a method "
+            "stepwise(), such as gpt, or false"
+        )
     net = _in_table(recipe, "nest", lambda: nest(model, **_nest_options(recipe, data)))
     # needed at the end of training only: a wrong name would cost all of it
     for table, option, patterns in (
@@ -295,12 +301,14 @@ def _export(recipe: Recipe, data: TrainingData, net: NestedModel, path: Path) ->
     output = recipe.output
     if output.values != INT8.name:
         metrics = _chosen_metrics(recipe, lambda: metrics_per_level(net, data.scored(), task=recipe.task))
+        form: dict[str, Any] = {"example_inputs": data.example, "fixed_batch": output.fixed_batch}
+        if output.stepwise:
+            form = net.model.stepwise()  # type: ignore[operator]
         export(
             net,
-            data.example,
-            path,
+            path=path,
+            **form,
             metrics=metrics,
-            fixed_batch=output.fixed_batch,
             tolerance=output.tolerance,
             values=output.values,
             force=True,

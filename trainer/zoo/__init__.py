@@ -1,15 +1,18 @@
 """Zoo: the networks that a recipe can name, with random weights."""
 
 from .gat import GAT
+from .gnmt import GNMT
 from .gpt import GPT
 from .jasper import Jasper
 from .mobile import MobileNetV2
 from .pointnet2 import PointNet2
 from .re_ranker import ReRanker
 from .residual import DigitNet, ResidualBlock, ResNet20, ResNet50
+from .translator import Translator
 
 __all__ = [
     "GAT",
+    "GNMT",
     "GPT",
     "MODELS",
     "DigitNet",
@@ -20,6 +23,7 @@ __all__ = [
     "ResNet20",
     "ResNet50",
     "ResidualBlock",
+    "Translator",
 ]
 
 MODELS: dict[str, type] = {
@@ -32,4 +36,6 @@ MODELS: dict[str, type] = {
     "gat": GAT,
     "gpt": GPT,
     "pointnet2": PointNet2,
+    "gnmt": GNMT,
+    "translator": Translator,
 }

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
-from .transformer import TransformerBlock
+from .transformer import KeysAndValues, TransformerBlock
+
+EXAMPLES, EXAMPLE_LENGTH, EXAMPLE_ROOM = 2, 2, 32
+"""Size of the example of a file that takes a text piece by piece: the times of a level are measured near it first."""
 
 
 class TransposedLinear(nn.Module):
@@ -59,8 +65,54 @@ class GPT(nn.Module):
             nn.init.normal_(embedding.weight, std=0.02)
         self.head.weight = self.words.weight
 
-    def forward(self, words: Tensor) -> Tensor:
-        """(N, T) words to logits (N, T, vocabulary)."""
-        places = torch.arange(words.shape[1], device=words.device)
-        y: Tensor = self.head(self.norm(self.blocks(self.words(words) + self.places(places))))
-        return y
+    def forward(
+        self, words: Tensor, begin: Tensor | None = None, past: Sequence[KeysAndValues] = ()
+    ) -> Tensor | tuple[Tensor, Tensor, list[KeysAndValues]]:
+        """(N, T) words to logits (N, T, vocabulary).
+
+        With `begin`, int64 (N,), they go on behind that many words, whose keys and values are in `past`, of each block
+        (N, heads, room, width / heads). Then it also returns both for the words that follow. The room, of T words at
+        least, is a ring: word t is in slot t % room, so a text that is longer goes on with its last words in view.
+        Beyond `longest` words, places begin again, for which a net is not trained.
+        """
+        if begin is None:
+            places = torch.arange(words.shape[1], device=words.device)
+            y: Tensor = self.head(self.norm(self.blocks(self.words(words) + self.places(places))))
+            return y
+        ring = torch.arange(past[0][0].shape[2], device=words.device)
+        room = ring[-1:] + 1  # a tensor, because ONNX has no remainder by a size
+        at = begin[:, None] + torch.arange(words.shape[1], device=words.device)
+        slots = at % room
+        last = at[:, -1:]
+        # the word in a slot is the last one before `last` that has this remainder
+        held = last - (last - ring) % room
+        seen = ((held[:, None] <= at[:, :, None]) & (held[:, None] >= 0))[:, None]
+        x, kept = self.words(words) + self.places(at % self.places.num_embeddings), []
+        for block, each in zip(self._stack(), past, strict=True):
+            x, both = block.step(x, each, slots, seen)
+            kept.append(both)
+        return self.head(self.norm(x)), begin + words.shape[1], kept
+
+    def stepwise(self) -> dict[str, Any]:
+        """Arguments of `export`, beside the net and the path, for a file that takes a text piece by piece."""
+        longest, width = self.places.weight.shape
+        heads = self._stack()[0].attention.heads
+        room = (EXAMPLES, heads, min(longest, EXAMPLE_ROOM), width // heads)
+        names = [f"{kind}_{layer}" for layer in range(len(self.blocks)) for kind in ("keys", "values")]
+        words = torch.arange(EXAMPLES * EXAMPLE_LENGTH).view(EXAMPLES, -1) % self.words.num_embeddings
+        past = [(torch.randn(room), torch.randn(room)) for _ in self.blocks]
+        one, ring = {0: "batch"}, {0: "batch", 2: Dim("room", max=longest)}
+        return {
+            "example_inputs": (words, torch.arange(EXAMPLES) % longest, past),
+            "dynamic_shapes": (
+                {0: "batch", 1: Dim("length", max=longest)},
+                one,
+                [(ring, ring)] * len(past),
+            ),
+            "input_names": ("words", "begin", *names),
+            "output_names": ("logits", "begin_out", *(f"{name}_out" for name in names)),
+            "state": {f"{name}_out": name for name in ("begin", *names)},
+        }
+
+    def _stack(self) -> list[TransformerBlock]:
+        return cast("list[TransformerBlock]", list(self.blocks))

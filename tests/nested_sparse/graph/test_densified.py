@@ -90,6 +90,38 @@ class NormFirst(nn.Module):
         return torch.as_tensor(self.line(x.flatten(2)))
 
 
+class Recurrent(nn.Module):
+    """An LSTM of two layers in both directions, and a GRU, whose last states are in the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 8, num_layers=2, bidirectional=True, batch_first=True)
+        self.gru = nn.GRU(16, 5, bias=False)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, (_, cells) = self.lstm(x)
+        z, hidden = self.gru(y.transpose(0, 1))
+        return torch.cat([self.head(z).transpose(0, 1).flatten(1), hidden[0], cells[1], cells[2]], 1)
+
+
+class Streaming(nn.Module):
+    """Recurrent layers that are given their states; the values between the two layers of the first are an output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.gru, self.twice = nn.LSTM(6, 4), nn.GRU(4, 4), nn.GRU(4, 4)
+
+    def forward(
+        self, x: torch.Tensor, hidden: torch.Tensor, cells: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        y, (hidden, cells) = self.lstm(x, (hidden, cells))
+        z, hidden = self.gru(y, hidden)
+        for _ in range(2):
+            z, hidden = self.twice(z, hidden)
+        return z, hidden, cells
+
+
 NETS: Mapping[str, tuple[nn.Module, tuple[int, ...]]] = {
     "residual": (Residual(), (3, 19, 16)),
     "norm first": (NormFirst(), (3, 9, 8)),
@@ -97,6 +129,7 @@ NETS: Mapping[str, tuple[nn.Module, tuple[int, ...]]] = {
     "tokens": (nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 7)), (5, 6)),
     "transposed": (transposed(), (3, 16)),
     "volumes": (volumes(), (2, 4, 6, 7)),
+    "recurrent": (Recurrent(), (7, 6)),
 }
 
 
@@ -108,12 +141,17 @@ def exported(name: str, folder: Path) -> Path:
     return export(net, (torch.randn(2, *shape),), folder / "model.safetensors", verify=False)
 
 
-def copied(path: Path, folder: Path) -> tuple[list[LayerRecord], Path]:
-    """A copy whose densest level is whole, with a norm of its own for each layer and level."""
+def copied(path: Path, folder: Path, *, alike: bool = False) -> tuple[list[LayerRecord], Path]:
+    """A copy whose densest level is whole, with a norm of its own for each layer and level.
+
+    alike: whether a layer's norms are the same at all levels, as those of recurrent layers are.
+    """
     with Checkpoint.open(path) as checkpoint:
         records = write_random_copy(checkpoint, folder / "first.safetensors", DENSITIES)
         rng = np.random.default_rng(1)
         normed = [replace(each, norms=rng.uniform(0.5, 1.5, each.norms.shape).astype(np.float32)) for each in records]
+        if alike:
+            normed = [replace(each, norms=np.repeat(each.norms[-1:], len(DENSITIES), axis=0)) for each in normed]
         copy = folder / "copy.safetensors"
         write(checkpoint, copy, normed, checkpoint.graph())
     return normed, copy
@@ -144,7 +182,7 @@ def test_onnx_runtime_alone_answers_as_our_operators_do(name: str, tmp_path: Pat
     with Checkpoint.open(copy) as checkpoint:
         graph = checkpoint.graph()
     names = [record.weight.name for record in records]
-    assert sorted(replaceable(graph)) == sorted(names)
+    assert sorted(sum(replaceable(graph), ())) == sorted(names)
     layers = {each.weight.name: DenseLayer(each.weight.values, each.norms[-1:]) for each in records}
     alone = densified(graph, layers, alone=True)
     onnx.checker.check_model(onnx.load_from_string(alone))
@@ -163,10 +201,10 @@ def test_onnx_runtime_alone_answers_as_our_operators_do(name: str, tmp_path: Pat
 def test_layers_of_both_kinds_stand_side_by_side(name: str, every: int, tmp_path: Path) -> None:
     """Every other layer replaced, with norms that differ from level to level; images between them are not tiled."""
     path = exported(name, tmp_path)
-    records, copy = copied(path, tmp_path)
+    records, copy = copied(path, tmp_path, alike=name == "recurrent")
     with Checkpoint.open(copy) as checkpoint:
         graph = checkpoint.graph()
-        chosen = replaceable(graph)[every::2]
+        chosen = sum(replaceable(graph)[every::2], ())
         layers = {
             each.weight.name: DenseLayer(each.weight.values, each.norms)
             for each in records
@@ -186,6 +224,40 @@ def test_layers_of_both_kinds_stand_side_by_side(name: str, every: int, tmp_path
         for level in range(len(DENSITIES)):
             (expected,) = reference.run(x, level).values()
             close(*session.run(x, level).values(), expected)
+
+
+def test_recurrent_layers_take_and_give_states(tmp_path: Path) -> None:
+    """Hidden states and cells, also of layers that run twice; the halves of a layer are replaced together."""
+    torch.manual_seed(0)
+    net = nest(Streaming().eval(), densities=(0.3, 0.6), pattern="block4x1")
+    sizes = ({1: "streams"}, {1: "streams"}, {1: "streams"})
+    example = (torch.randn(3, 2, 6), torch.randn(1, 2, 4), torch.randn(1, 2, 4))
+    path = export(net, example, tmp_path / "model.safetensors", dynamic_shapes=sizes, verify=False)
+    records, copy = copied(path, tmp_path)
+    with Checkpoint.open(copy) as checkpoint:
+        graph = checkpoint.graph()
+        assert replaceable(graph) == [(f"{each}.ih_l0", f"{each}.hh_l0") for each in ("lstm", "gru", "twice")]
+    layers = {each.weight.name: DenseLayer(each.weight.values, each.norms[-1:]) for each in records}
+    alone = densified(graph, layers, alone=True)
+    onnx.checker.check_model(onnx.load_from_string(alone), full_check=True)
+    dense = ort.InferenceSession(alone, providers=["CPUExecutionProvider"])
+    with Session(copy, threads=1) as session:
+        x = random_inputs(session.inputs, 5, seed=1)
+        for got, expected in zip(dense.run(None, x), session.run(x).values(), strict=True):
+            close(got, expected)
+
+
+def test_the_inputs_of_a_recurrent_layer_that_are_read_elsewhere_stay(tmp_path: Path) -> None:
+    """Neither layer can be replaced then: ONNX's operator does not give them."""
+    net = nest(nn.GRU(6, 8, batch_first=True).eval(), densities=(0.5, 0.8))
+    path = export(net, (torch.randn(1, 3, 6),), tmp_path / "model.safetensors", verify=False)
+    with Checkpoint.open(path) as checkpoint:
+        graph = checkpoint.graph()
+        assert replaceable(graph) == [("ih_l0", "hh_l0")]
+        model = onnx.load_from_string(graph)
+        passed = next(each for each in model.graph.node if each.op_type == "NestedLinear").output[0]
+        model.graph.output.append(onnx.helper.make_tensor_value_info(passed, onnx.TensorProto.FLOAT, None))
+        assert replaceable(model.SerializeToString()) == [("ih_l0",)]
 
 
 def test_the_mark_is_new_in_the_graph(tmp_path: Path) -> None:

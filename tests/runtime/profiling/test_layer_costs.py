@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from chain import small_chain, write
 from nested_sparse.checkpoint import Checkpoint
@@ -20,6 +22,7 @@ from nested_sparse.runtime.profiling.dense_times import _Copies, _owned
 from nested_sparse.runtime.profiling.layer_costs import _dealt
 from nested_sparse.runtime.session import random_inputs
 from nested_sparse.slice import slice_checkpoint
+from nested_sparse.trainer import export, nest
 from nested_sparse.weight import NestedWeight
 from support import layer_record, random_weight
 
@@ -50,6 +53,32 @@ def test_each_layer_is_measured_at_each_density(tmp_path: Path) -> None:
         ("", 0.8),
         ("", 1.0),
     ]
+
+
+def test_both_layers_of_a_recurrent_one_have_parts_of_its_time(tmp_path: Path) -> None:
+    """ONNX's node does the work of both, and each part is as large as the layer's share of their weights."""
+
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(12, 4, bidirectional=True, batch_first=True), nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.as_tensor(self.head(self.lstm(x)[0]))
+
+    net = nest(Words().eval(), densities=(0.3, 0.6))
+    path = export(net, (torch.randn(1, 6, 12),), tmp_path / "words.safetensors", verify=False)
+    measured = measure_costs(path, densities=(0.3, 0.6), repeats=2, threads=1)
+    layers = measured.costs.layers
+    assert all((layer.dense_ms or 0) > 0 for layer in layers.values())
+    for direction in ("", "_reverse"):
+        inputs_ms, states_ms = (layers[f"lstm.{half}_l0{direction}"].dense_ms or 0 for half in ("ih", "hh"))
+        assert inputs_ms == pytest.approx(3 * states_ms)
+    assert (measured.costs.dense_ms or 0) > 0
+    alone = export(nest(nn.GRU(4, 4), densities=(0.5,)), (torch.randn(3, 1, 4),), tmp_path / "alone.safetensors",
+                   verify=False, fixed_batch=True)  # fmt: skip
+    costs = measure_costs(alone, densities=(0.5,), repeats=1, threads=1).costs
+    assert sum(layer.dense_ms or 0 for layer in costs.layers.values()) == pytest.approx(costs.dense_ms)
 
 
 def test_dense_operators_are_measured_beside_them(tmp_path: Path) -> None:

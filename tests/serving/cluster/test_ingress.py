@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from nested_sparse.errors import OverloadedError, UnauthenticatedError
 from nested_sparse.proto import messages
 from nested_sparse.serving.cluster.forwarded import Answer
-from nested_sparse.serving.cluster.ingress import FORWARDED, MOST_TRIES, handler
+from nested_sparse.serving.cluster.ingress import FORWARDED, MOST_MISSED, MOST_TRIES, handler
 from nested_sparse.serving.fault import Ending
 
 SHED = Ending.of(OverloadedError("shed: no level can answer in time", 7.0))
@@ -251,6 +251,37 @@ def test_health_stays_where_too_many_calls_wait(ingress, replicas) -> None:
     replicas.reply = full
     run(front.look())
     assert {name: front.health._statuses[name] for name in ("", "net")} == {"": 1, "net": 1}
+
+
+def test_health_stays_where_an_answer_is_late(ingress, replicas, monkeypatch) -> None:
+    """In overload one comes late now and then. Replicas that do not answer for long are not healthy."""
+    _, front, run = ingress
+    monkeypatch.setattr("nested_sparse.serving.cluster.ingress.HEALTH_PERIOD_S", 0.05)
+    told = {
+        "RepositoryIndex": messages.RepositoryIndexResponse(),
+        "ServerReady": messages.ServerReadyResponse(ready=True),
+    }
+
+    def reply(call):
+        return Answer(told[call.method].SerializeToString())
+
+    async def hang(call):
+        await asyncio.sleep(60)
+
+    def status():
+        return front.health._statuses[""]
+
+    for _ in range(2):
+        replicas.reply = reply
+        run(front.look())
+        while status() != 1:
+            run(front.look())
+        replicas.reply = hang
+        for _ in range(MOST_MISSED - 1):
+            run(front.look())
+            assert status() == 1
+    run(front.look())
+    assert status() == 2
 
 
 def test_only_the_ingress_asks_for_itself(ingress, replicas) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from file_server import FileServer
 
 from nested_sparse.errors import (
     CheckpointError,
-    FetchError,
     KernelError,
     RepositoryError,
     ServingError,
     UnavailableError,
 )
+from nested_sparse.serving.fetching.fetch_counts import RoomError
 from nested_sparse.serving.fetching.model_store import ModelStore
 from nested_sparse.serving.signature import PublicKey, signer
 
@@ -157,7 +158,12 @@ def test_only_what_the_owner_of_the_key_signed_is_taken(
 
 
 def test_a_version_that_fails_its_self_check_is_refused_once(
-    server: FileServer, first: Published, second: Published, failing: Published, tmp_path: Path
+    server: FileServer,
+    first: Published,
+    second: Published,
+    failing: Published,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The one before goes on, also after a restart; the failing one is not fetched again; the next one is taken."""
     with Device(tmp_path, server.url) as device:
@@ -167,7 +173,12 @@ def test_a_version_that_fails_its_self_check_is_refused_once(
         assert wait_until(lambda: device.faults != [])
         assert wait_until(lambda: device.store.is_refused(failing.manifest))
         assert device.serves(first)
+        asked = len(server.asked)
+        device.follower.poll()
+        assert wait_until(lambda: len(server.asked) > asked)
     assert "self-check: level 3, 'output'" in device.faults[0]
+    assert caplog.text.count("refused") == 1
+    assert "next try" not in caplog.text
     server.sent = 0
     with Device(tmp_path, server.url) as device:
         assert device.serves(first)
@@ -179,11 +190,37 @@ def test_a_version_that_fails_its_self_check_is_refused_once(
     assert server.sent < first.manifest.nbytes
 
 
+def unreadable() -> CheckpointError:
+    """As `Checkpoint.open` raises it."""
+    try:
+        try:
+            raise OSError(errno.EMFILE, "Too many open files")
+        except OSError:
+            raise CheckpointError("cannot be read (Too many open files)") from None
+    except CheckpointError as error:
+        return error
+
+
+def test_bytes_come_before_the_libraries(server: FileServer, first: Published, tmp_path: Path) -> None:
+    """A start fetches while it imports numpy and ONNX Runtime; a version is made once they are there."""
+    loaded = threading.Event()
+    with Device(tmp_path, server.url, loaded=loaded) as device:
+        assert wait_until(lambda: server.sent == first.manifest.nbytes + len(first.manifest.raw))
+        assert device.store.versions == []
+        assert not device.follower.settled.is_set()
+        loaded.set()
+        assert device.becomes(first)
+
+
 def test_a_passing_trouble_refuses_nothing(
     server: FileServer, first: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A load that fails once for a reason of this moment, whatever it is: the next one serves."""
+    """A load that fails for a reason of this moment, whatever it is: the next one serves.
+
+    Handles may be wanting for long.
+    """
     errors: list[Exception] = [CheckpointError("cannot be read"), MemoryError("none left"), UnavailableError("later")]
+    errors += [unreadable(), unreadable(), unreadable()]
     take_over = Device.take_over
 
     def failing(device: Device) -> None:
@@ -196,6 +233,48 @@ def test_a_passing_trouble_refuses_nothing(
         assert device.becomes(first)
         assert not device.store.is_refused(first.manifest)
     assert errors == []
+
+
+def test_a_start_that_cannot_load_its_version_just_now_tries_again(
+    server: FileServer, first: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its file server, and with no new version in sight."""
+    with Device(tmp_path, server.url) as device:
+        assert device.becomes(first)
+        assert wait_until(lambda: not (device.store.folder / "partial").exists())
+    server.stop()
+    errors: list[Exception] = [unreadable() for _ in range(6)]
+    open_version = Device._open
+
+    def failing(device: Device, version: int) -> None:
+        if errors:
+            raise errors.pop()
+        open_version(device, version)
+
+    monkeypatch.setattr(Device, "_open", failing)
+    with Device(tmp_path, server.url) as device:
+        assert device.levels == 0
+        assert device.becomes(first)
+    server.start()
+
+
+def test_a_first_level_that_cannot_be_loaded_just_now_is_tried_again(
+    server: FileServer, first: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link rests after it, so that no further level asks for a load."""
+    stall_after(server, first, 1)
+    errors = [UnavailableError("another load is under way"), UnavailableError("another load is under way")]
+    take_over = Device.take_over
+
+    def failing(device: Device) -> None:
+        if errors:
+            raise errors.pop()
+        take_over(device)
+
+    monkeypatch.setattr(Device, "take_over", failing)
+    with Device(tmp_path, server.url) as device:
+        assert device.becomes(first, levels=1)
+        server.stalled = False
 
 
 def test_an_operator_library_that_does_not_fit_takes_no_version_away(
@@ -267,16 +346,28 @@ def test_a_full_disk_is_waited_for(
 def test_a_model_takes_no_more_disk_than_it_may(
     server: FileServer, first: Published, second: Published, tmp_path: Path
 ) -> None:
-    with pytest.raises(FetchError, match="--fetch-max-mb"):
-        ModelStore(tmp_path / "small", "net", first.manifest.nbytes - 1).open_partial(first.manifest)
-    with Device(tmp_path, server.url, most_bytes=2 * first.manifest.nbytes) as device:
-        for published in (first, second):
-            server.files = published.files
-            device.follower.poll()
-            assert device.becomes(published)
-            assert wait_until(lambda: not (device.store.folder / "partial").exists())
-    files = {path.stat().st_ino: path.stat().st_size for path in tmp_path.glob("net/**/model.safetensors")}
-    assert sum(files.values()) <= 2 * first.manifest.nbytes
+    """Headers and manifests count, too: a version has both beside its file, and a download has its manifest."""
+
+    def version(published: Published) -> int:
+        manifest = published.manifest
+        return manifest.nbytes + manifest.pieces[0].nbytes + len(manifest.raw)
+
+    least = version(first) + version(second) + len(second.manifest.raw)
+    small = ModelStore(tmp_path / "small", "net", version(first) + len(first.manifest.raw) - 1)
+    with pytest.raises(RoomError, match="--fetch-max-mb"):
+        small.open_partial(first.manifest)
+    with Device(tmp_path, server.url, most_bytes=least - 1) as device:
+        assert device.becomes(first)
+        assert wait_until(lambda: not (device.store.folder / "partial").exists())
+        server.files = second.files
+        device.follower.poll()
+        assert wait_until(lambda: device.follower.counts.failures["disk"] > 0)
+        assert device.serves(first)
+    with Device(tmp_path, server.url, most_bytes=least) as device:
+        assert device.becomes(second)
+        assert wait_until(lambda: not (device.store.folder / "partial").exists())
+    files = {path.stat().st_ino: path.stat().st_size for path in tmp_path.glob("net/*/*")}
+    assert sum(files.values()) == least - len(second.manifest.raw)
 
 
 def test_first_levels_that_do_not_fit_beside_the_download_are_not_served(
@@ -284,7 +375,9 @@ def test_first_levels_that_do_not_fit_beside_the_download_are_not_served(
 ) -> None:
     """Where the disk has no room for both, the whole file is waited for."""
     stall_after(server, first, 3)
-    with Device(tmp_path, server.url, most_bytes=first.manifest.nbytes) as device:
+    manifest = first.manifest
+    alone = manifest.nbytes + manifest.pieces[0].nbytes + 2 * len(manifest.raw)
+    with Device(tmp_path, server.url, most_bytes=alone) as device:
         assert wait_until(lambda: (tmp_path / "net/partial/model.safetensors").exists())
         assert wait_until(lambda: server.stalled)
         assert device.levels == 0
@@ -304,10 +397,12 @@ def test_a_model_whose_first_level_fails_is_not_fetched_further(
     server.files[f"{FILE}.manifest"] = manifest.raw
     stall_after(server, replace(first, manifest=manifest), 1)
     with Device(tmp_path, server.url) as device:
-        assert wait_until(lambda: "levels 0 to 0 are not served" in caplog.text)
+        assert wait_until(lambda: "is refused" in caplog.text)
         assert device.store.is_refused(manifest)
         server.stalled = False
+        device.follower.poll()
         assert wait_until(lambda: len(server.asked) == 3)  # the manifest, the file, and the manifest again
+    assert caplog.text.count("refused") == 1
     assert device.levels == 0
     assert (tmp_path / "net/partial/model.safetensors").stat().st_size <= manifest.prefix_nbytes(1) + (1 << 17)
 

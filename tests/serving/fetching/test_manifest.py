@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fetching_device import IMAGE, Published
+from fetching_device import SAMPLE, Published
 from typer.testing import CliRunner
 
 from nested_sparse.errors import CheckpointError, FetchError, InputError
@@ -19,7 +19,8 @@ from nested_sparse.serving import cli
 from nested_sparse.serving.fetching.manifest import MOST_BYTES, read_manifest
 from nested_sparse.serving.fetching.proof import Proof
 from nested_sparse.serving.fetching.publication import publish
-from nested_sparse.serving.fetching.self_check import SelfCheck, drawn_inputs
+from nested_sparse.serving.fetching.self_check import SelfCheck, StatedArray
+from nested_sparse.serving.fetching.self_check_run import drawn_inputs, run_self_check
 from nested_sparse.slice import slice_checkpoint
 from support import EXAMPLE
 
@@ -71,7 +72,7 @@ def test_the_command_replaces_no_other_file(tmp_path: Path, name: str) -> None:
 
 
 def test_a_sample_without_names_is_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "sample.npy", IMAGE["input"])
+    np.save(tmp_path / "sample.npy", SAMPLE["input"])
     with pytest.raises(InputError, match=r"expected an \.npz file of arrays .*numpy\.savez"):
         publish(EXAMPLE, tmp_path / "net.manifest", sample=tmp_path / "sample.npy")
 
@@ -175,13 +176,13 @@ def test_a_slice_has_the_digest_that_the_proof_states(first: Published, tmp_path
 
 def test_a_sample_of_ones_own_is_kept(first: Published, tmp_path: Path) -> None:
     """Its bytes are in the manifest, and the check uses them."""
-    np.savez(tmp_path / "sample.npz", **IMAGE)
+    np.savez(tmp_path / "sample.npz", **SAMPLE)
     _, manifest = publish(first.path, tmp_path / "m", sample=tmp_path / "sample.npz")
     check = read_manifest((tmp_path / "m").read_bytes(), "here").self_check
-    assert np.array_equal(check.inputs["input"], IMAGE["input"])
+    assert check.inputs == {"input": StatedArray("float32", SAMPLE["input"].shape, SAMPLE["input"].tobytes())}
     assert check.expected[3]["output"] == pytest.approx(first.answers[3].ravel().tolist(), rel=1e-6)
     with Session(first.path, threads=1) as session:
-        check.check(session)
+        run_self_check(check, session)
     for content in (b"no zip", b"PK\x03\x04" + bytes(100)):
         (tmp_path / "sample.npz").write_bytes(content)
         with pytest.raises((InputError, CheckpointError), match="sample"):
@@ -192,26 +193,26 @@ def test_a_sample_of_ones_own_is_kept(first: Published, tmp_path: Path) -> None:
 def test_a_self_check_finds_other_answers(first: Published, second: Published) -> None:
     """Within its tolerance of 1 part in 20 it takes them."""
     with Session(second.path, threads=1) as session:
-        second.manifest.self_check.check(session)
+        run_self_check(second.manifest.self_check, session)
         with pytest.raises(CheckpointError, match="self-check: level 3, 'output'"):
-            first.manifest.self_check.check(session)
+            run_self_check(first.manifest.self_check, session)
         own = second.manifest.self_check
         for factor, fits in ((1.03, True), (1.1, False)):
             scaled = tuple({"output": tuple(factor * value for value in level["output"])} for level in own.expected)
             if fits:
-                replace(own, expected=scaled).check(session)
+                run_self_check(replace(own, expected=scaled), session)
             else:
                 with pytest.raises(CheckpointError, match="another answer"):
-                    replace(own, expected=scaled).check(session)
+                    run_self_check(replace(own, expected=scaled), session)
         renamed = replace(first.manifest.self_check, expected=({"other": (1.0,)},) * 4)
         with pytest.raises(CheckpointError, match="expected 'other'"):
-            renamed.check(session)
-        foreign = replace(first.manifest.self_check, inputs={"other": IMAGE["input"]})
+            run_self_check(renamed, session)
+        foreign = replace(first.manifest.self_check, inputs={"other": StatedArray("float32", (1,), bytes(4))})
         with pytest.raises(CheckpointError, match="does not take the sample"):
-            foreign.check(session)
+            run_self_check(foreign, session)
         endless = replace(first.manifest.self_check, expected=({"output": (float("nan"),) * 10},) * 4)
         with pytest.raises(CheckpointError, match="self-check"):
-            endless.check(session)
+            run_self_check(endless, session)
 
 
 def test_drawn_inputs_are_the_same_everywhere(first: Published) -> None:

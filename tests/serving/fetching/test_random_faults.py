@@ -67,18 +67,20 @@ class Trial:
 
     @contextmanager
     def wrong_signature(self) -> Iterator[None]:
-        right, over = dict(self.server.files), threading.Event()
+        right, changing, over = dict(self.server.files), threading.Lock(), threading.Event()
         forged = replace(self.goal.manifest, serial=9).signed(signer(self.other)).raw
 
-        def forge() -> None:
-            if not over.is_set():
-                self.server.files = {**right, f"{FILE}.manifest": forged}
+        def forge() -> None:  # from a thread of the server, which must not undo what follows the fault
+            with changing:
+                if not over.is_set():
+                    self.server.files = {**right, f"{FILE}.manifest": forged}
 
         self.server.trigger = (self.at, forge)
         self.server.cut_after = self.at
         yield
-        over.set()
-        self.server.files = right
+        with changing:
+            over.set()
+            self.server.files = right
 
     @contextmanager
     def disk_full(self) -> Iterator[None]:

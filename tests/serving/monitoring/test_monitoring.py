@@ -19,6 +19,8 @@ from nested_sparse.runtime.resources import Governor, ResourceMonitor
 from nested_sparse.runtime.scheduling.request import Response
 from nested_sparse.runtime.session import Lowering
 from nested_sparse.serving.fault import FAULTS, INTERNAL
+from nested_sparse.serving.fetching.fetch_counts import FetchCounts
+from nested_sparse.serving.fetching.fetch_metrics import FetchMetrics
 from nested_sparse.serving.server import ServerConfig
 
 FOLDER = Path(__file__).parents[3] / "docs" / "monitoring"
@@ -47,6 +49,8 @@ def exported(model: Any, serve: Any) -> dict[str, set[str]]:
         governor.look()
     model = replace(model, resident_bytes=lambda: 7)
     with serve([model], ServerConfig(port=0, grace_s=5), governor=governor) as server:
+        counts = FetchCounts(published_serial=2, published_levels=4, served_serial=1, served_levels=4, looked_s=1.0)
+        server.export(FetchMetrics({"net": SimpleNamespace(nbytes=7, counts=counts)}))  # type: ignore[dict-item]
         metrics = server._metrics
         lowering = Lowering(2, "conv", 2, None)
         with metrics.request(model, -5.0) as record:

@@ -16,6 +16,7 @@ from torch import nn
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.device_costs import DeviceCosts
 from nested_sparse.errors import BudgetError, InputError
+from nested_sparse.graph.nodes import graph_nodes
 from nested_sparse.runtime.session import Session
 from nested_sparse.trainer import NestedModel, export, nest, nest_pretrained, predicted_latency
 
@@ -110,6 +111,79 @@ def test_layers_that_share_a_weight_are_dense_together() -> None:
     net = nest(model, densities=DENSITIES, costs=costs_with({"0": 0.1, "7": 9.0}), dense_where="slower")
     assert {"0", "2"} <= net.dense_layers().keys()
     assert net.dense_layers()["2"] == "shares its weight with '0'"
+
+
+class Spoken(nn.Module):
+    """An LSTM of two layers, a GRU, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 4, num_layers=2, batch_first=True)
+        self.gru = nn.GRU(4, 4, batch_first=True)
+        self.head = nn.Linear(4, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.head(self.gru(self.lstm(x)[0])[0]))
+
+
+def spoken_costs(lstm_ms: float | None, gru_ms: float | None) -> DeviceCosts:
+    """Costs of Spoken, of which each layer inside the LSTM and the GRU has a time as dense."""
+    costs = imagined_costs(nest(Spoken(), densities=DENSITIES), 0.01)
+    dense_ms = {"lstm": lstm_ms, "gru": gru_ms, "head": 9.0}
+    layers = {
+        name: dataclasses.replace(layer, dense_ms=dense_ms[name.partition(".")[0]])
+        for name, layer in costs.layers.items()
+    }
+    return dataclasses.replace(costs, layers=layers)
+
+
+# at the levels of 16 and 32 of 64 weights each of the LSTM's four layers takes 0.66 and 0.82 ms
+@pytest.mark.parametrize(("lstm_ms", "dense"), [(0.81, True), (0.83, False), (None, False)])
+def test_a_recurrent_module_is_dense_as_a_whole(lstm_ms: float | None, dense: bool, tmp_path: Path) -> None:
+    """All of its layers together decide; it stays torch's module, and ONNX Runtime runs it, next to a sparse GRU."""
+    torch.manual_seed(0)
+    model = Spoken().eval()
+    net = nest(model, densities=DENSITIES, costs=spoken_costs(lstm_ms, 9.0), dense_where="ever_slower")
+    assert {"gru.ih_l0", "gru.hh_l0", "head"} <= net.nested_layers().keys()
+    assert ("lstm.hh_l1" in net.nested_layers()) == (not dense)
+    if not dense:
+        assert net.dense_layers() == {}
+        return
+    kept = net.model.get_submodule("lstm")
+    assert type(kept) is nn.LSTM
+    assert torch.equal(kept.weight_hh_l1, model.lstm.weight_hh_l1)
+    assert net.dense_layers() == {
+        "lstm": "dense by measurement: 3.24 ms in ONNX Runtime, 2.64 ms to 3.28 ms sparse in our operators"
+    }
+    x = torch.randn(2, 5, 4)
+    path = export(net, (x,), tmp_path / "model.safetensors", tolerance=1e-5)
+    with Checkpoint.open(path) as checkpoint:
+        operators = [node.operator for node in graph_nodes(checkpoint.graph())]
+        assert (operators.count("LSTM"), operators.count("NestedGRU"), operators.count("NestedLSTM")) == (2, 1, 0)
+        assert checkpoint.metadata.network is not None
+        assert {each.name for each in checkpoint.metadata.network.dense} == {"lstm"}
+
+
+def test_layers_inside_a_module_that_is_dense_may_be_named(tmp_path: Path) -> None:
+    """A pattern of keep_dense that matched before the module was measured is no error; a wrong one is."""
+    costs = spoken_costs(0.1, 9.0)
+    net = nest(Spoken(), densities=DENSITIES, costs=costs, dense_where="slower", keep_dense=("lstm.hh_l0",))
+    assert net.dense_layers().keys() == {"lstm"}
+    with pytest.raises(BudgetError, match=r"keep_dense: no layer matches 'lstm.hh_l9'"):
+        nest(Spoken(), densities=DENSITIES, costs=costs, dense_where="slower", keep_dense=("lstm.hh_l9",))
+
+
+def test_a_network_that_is_one_recurrent_module() -> None:
+    """Every layer is faster dense then, which is said."""
+    costs = imagined_costs(nest(nn.GRU(4, 4), densities=DENSITIES), 0.01)
+    layers = {name: dataclasses.replace(layer, dense_ms=0.1) for name, layer in costs.layers.items()}
+    with pytest.raises(BudgetError, match="on imagined every layer is faster dense"):
+        nest(
+            nn.GRU(4, 4),
+            densities=DENSITIES,
+            costs=dataclasses.replace(costs, layers=layers),
+            dense_where="slower",
+        )
 
 
 def test_the_file_computes_as_torch_with_layers_of_both_kinds(tmp_path: Path) -> None:

@@ -112,3 +112,22 @@ def test_a_file_of_one_sample_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
     assert told == [0.25]
     with Session(tmp_path / "a" / "tiny.safetensors", threads=1) as session:
         assert session.inputs[0].shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            ["output.stepwise=true"],
+            r"\[output\] stepwise: .* takes no text piece by piece; expected a model with a method",
+        ),
+        (["output.stepwise=true", "output.values=int8"], r"\[output\] values = 'int8': expected float32 or float16"),
+        (["output.stepwise=true", "output.fixed_batch=true"], r"\[output\] fixed_batch = True: expected False"),
+        (["output.stepwise=true", "output.route_samples=5"], r"\[output\] route_samples = 5: expected 0"),
+    ],
+)
+def test_a_file_that_takes_pieces_has_its_limits(tmp_path: Path, change: list[str], said: str) -> None:
+    """Each is found before training."""
+    with pytest.raises(TrainingError, match=said):
+        run_recipe(tiny(tmp_path, *change), tmp_path / "a")
+    assert not (tmp_path / "a" / "tiny.json").exists()

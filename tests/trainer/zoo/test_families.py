@@ -103,6 +103,24 @@ def pictured(folder: Path) -> list[str]:
     return [f"data.directory={folder}", "model.width=0.1", "model.strides=[2, 1, 2, 1, 1, 1, 1, 1]"]
 
 
+def paired(folder: Path) -> list[str]:
+    """Sentences of one to four words, of which each has its own translation."""
+    rng = np.random.default_rng(0)
+    english, german = ("one", "two", "three", "four"), ("eins", "zwei", "drei", "vier")
+    settings = ["data.vocabulary=12", "data.length=6", "data.batch_size=16", "model.width=16", "model.depth=2"]
+    for part, count in (("train", 48), ("test", 10)):
+        rows = [rng.integers(0, 4, rng.integers(1, 5)) for _ in range(count)]
+        for side, words in (("source", english), ("target", german)):
+            (folder / f"{part}.{side}").write_text("".join(" ".join(words[i] for i in row) + "\n" for row in rows))
+            settings.append(f"data.{part}_{side}={folder / f'{part}.{side}'}")
+    return settings
+
+
+def paired_of_places(folder: Path) -> list[str]:
+    """The same, for the net that has a position for each word."""
+    return [*paired(folder), "model.heads=2", "model.longest=6"]
+
+
 FAMILIES: dict[str, Callable[[Path], list[str]]] = {
     "lightgbm-rank": ranked,
     "cora": linked,
@@ -110,6 +128,8 @@ FAMILIES: dict[str, Callable[[Path], list[str]]] = {
     "spoken-digits-by-speaker": spoken,
     "radhar": seen,
     "fashion-mnist-mobile": pictured,
+    "multi30k-gnmt": paired,
+    "multi30k-translator": paired_of_places,
 }
 
 

@@ -43,8 +43,13 @@ class Reach:
 
 
 def reach_of(node: ir.Node) -> Reach | None:
-    """The reach of a convolution that can read in place; None for another stride, or outputs of another size."""
+    """The reach of a convolution that can read in place; None for others.
+
+    Those have another stride, outputs of another size, or slices, between which there is no border.
+    """
     kernel, strides, pads, dilations = (_ints(node, name) for name in WINDOW)
+    if len(kernel) != 2:
+        return None
     spans = [gap * (size - 1) for size, gap in zip(kernel, dilations, strict=True)]
     same = all(before + after == span for before, after, span in zip(pads[:2], pads[2:], spans, strict=True))
     if any(step != 1 for step in strides) or not same:

@@ -21,6 +21,9 @@ from nested_sparse.graph.contract import (
 from ..nodes import OPEN, clamp_behind, is_ours, pool_window, rank_of, same_shape
 from .tables import Function, functions_of
 
+_RANKS = (3, 4, 5)
+"""Dimensions of lines, images and volumes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -120,8 +123,8 @@ def _step(node: ir.Node, layers: Collection[str], made: Mapping[int, ir.Value]) 
     if not images:
         return None
     if node.op_type in ("MaxPool", "AveragePool"):
-        images_out = rank_of(node.outputs[0]) in (3, 4) and pool_window(node) is not None
-        return Step(node, node.outputs[0], images, passes=True) if images_out else None
+        images_out = rank_of(node.outputs[0]) in (_RANKS if node.op_type == "MaxPool" else _RANKS[:2])
+        return Step(node, node.outputs[0], images, passes=True) if images_out and pool_window(node) else None
     if is_global_pool(node):
         return Step(node, node.outputs[0], images[:1])
     if node.op_type == "Add" and len(images) == 2 and same_shape(*images):
@@ -154,7 +157,7 @@ def _one_per_channel(factor: ir.Value, x: ir.Value) -> bool:
         return False
     rank = x.shape.rank()
     ones = factor.shape.rank() == rank and all(size == 1 for size in factor.shape.dims[2:])
-    return ones and rank in (3, 4) and factor.shape.dims[:2] == x.shape.dims[:2] and factor.shape.dims != x.shape.dims
+    return ones and rank in _RANKS and factor.shape.dims[:2] == x.shape.dims[:2] and factor.shape.dims != x.shape.dims
 
 
 def is_global_pool(node: ir.Node) -> bool:
@@ -165,6 +168,6 @@ def is_global_pool(node: ir.Node) -> bool:
         return False
     rank = rank_of(node.inputs[0])
     axes = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
-    if rank not in (3, 4) or axes is None:
+    if rank not in _RANKS or axes is None:
         return False
     return sorted(int(axis) % rank for axis in axes.numpy().reshape(-1)) == list(range(2, rank))

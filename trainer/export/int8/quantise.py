@@ -125,7 +125,7 @@ def _candidates(records: Mapping[str, LayerRecord], keep_float: Sequence[str]) -
     without = {
         name: reason
         for name, record in records.items()
-        if (reason := _why_float(LAYER_KINDS[record.op].quantizes(record.attributes), record.weight.columns))
+        if (reason := _why_float(LAYER_KINDS[record.op].quantized is not None, record.weight.columns))
     }
     found = records.keys() - without.keys() - kept
     high = sorted(name for name in found if records[name].weight.layout.block_rows > MOST_ROWS)

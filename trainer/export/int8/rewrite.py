@@ -120,6 +120,9 @@ class _Rewriter:
             if rank_of(step.answer) == 3:  # a line is an image of one row
                 values = [0, values[0], 0, values[1]] if name == "pads" else [1, *values]
             node.attributes[name] = ir.AttrInt64s(name, values)
+        if rank_of(step.answer) == 5:
+            key = contract.SPATIAL_DIMENSIONS
+            node.attributes[key] = ir.AttrInt64(key, contract.VOLUME)
         if old.op_type == "AveragePool":
             counts = old.attributes.get(contract.COUNT_INCLUDE_PAD)
             included = 0 if counts is None else counts.as_int()

@@ -153,7 +153,7 @@ class NestedLayer(nn.Module):
     @property
     def has_int8(self) -> bool:
         """Whether an int8 file may hold the layer's values as int8."""
-        return LAYER_KINDS[self.op].quantizes(self.attributes()) and self.values[0].numel() <= MAX_COLUMNS
+        return LAYER_KINDS[self.op].quantized is not None and self.values[0].numel() <= MAX_COLUMNS
 
     @abstractmethod
     def output_shape(self, x: Tensor) -> tuple[int, ...]:

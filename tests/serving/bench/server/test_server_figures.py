@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from nested_sparse.errors import NestedSparseError
+from nested_sparse.errors import CheckpointError, NestedSparseError
 from nested_sparse.serving.bench.reach import Reach
 from nested_sparse.serving.bench.server import installed, run
 from nested_sparse.serving.bench.server.installed import installed_bytes, installed_figure
@@ -95,6 +95,24 @@ def test_memory_at_rest_and_under_load() -> None:
     assert peak.measured is not None
     assert 20 < rest.measured <= peak.measured
     assert peak.details["answered"] > 0
+
+
+def test_a_file_that_no_server_opens_is_an_error(tmp_path: Path) -> None:
+    """As in all parts of the bill, which have no reason not to be measured."""
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(EXAMPLE.read_bytes()[:100_000])
+    result = CliRunner().invoke(app, ["bench", "server", str(broken), "--bill"])
+    assert isinstance(result.exception, CheckpointError)
+
+
+def test_a_bill_with_a_part_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Figure:
+        raise NestedSparseError("the server ended at its start")
+
+    monkeypatch.setattr(run, "start_figure", refuse)
+    monkeypatch.setattr(run, "memory_figures", lambda path: [Figure("memory at rest", "MB", None, 60.0)])
+    result = CliRunner().invoke(app, ["bench", "server", str(EXAMPLE), "--bill", "--json"])
+    assert "start: the server ended at its start" in str(result.exception)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
