@@ -27,13 +27,14 @@ from nested_sparse.serving.fetching.source import Source
 from nested_sparse.serving.signature import PublicKey
 from nested_sparse.writer import header_bytes, write_file
 
-IMAGE = {"input": np.random.default_rng(1).standard_normal((1, 1, 28, 28)).astype(np.float32)}
+INPUTS = 448
+SAMPLE = {"input": np.random.default_rng(1).standard_normal((1, INPUTS)).astype(np.float32)}
 FILE = "/net.safetensors"
 
 
 @dataclass(frozen=True)
 class Published:
-    """A model as a file server offers it. answers: of each level to IMAGE."""
+    """A model as a file server offers it. answers: of each level to SAMPLE."""
 
     path: Path
     manifest: Manifest
@@ -45,7 +46,7 @@ class Published:
         output = path.with_name(f"{path.name}.{serial}.manifest")
         _, manifest = publish(path, output, serial=serial, **options)
         with Session(path, threads=1) as session:
-            answers = tuple(session.run(IMAGE, level.index)["output"] for level in session.levels)
+            answers = tuple(session.run(SAMPLE, level.index)["output"] for level in session.levels)
         return Published(path, manifest, answers)
 
     @property
@@ -134,7 +135,7 @@ class Device:
     def answers(self) -> list[np.ndarray]:
         """The answer of each level that is served."""
         session = self._sessions[-1]
-        return [session.run(IMAGE, level.index)["output"] for level in session.levels]
+        return [session.run(SAMPLE, level.index)["output"] for level in session.levels]
 
     def serves(self, published: Published, levels: int | None = None) -> bool:
         """Whether it answers as the published model does, with so many of its levels; None: all."""

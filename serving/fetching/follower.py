@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -23,6 +24,8 @@ FIRST_WAIT_S = 0.5
 MOST_WAIT_S = 60.0
 """Time until the next try after a failure: it doubles from the first of these to the second, and begins anew after a
 try that brought bytes."""
+PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EBUSY, errno.EINTR}
+"""Errors of the system that say nothing about a file."""
 log = logging.getLogger(__name__)
 
 
@@ -140,6 +143,8 @@ class Follower:
                     self.counts.served_serial, self.counts.served_levels = newest[0].manifest.serial, newest[1]
                 break
             except Exception as error:  # whatever it is, the model is followed
+                if self._closed:
+                    return
                 if not _is_final(error) or self._store.newest(self._key) is None:  # another key may take it again
                     log.warning("%s: the version of the disk is not served: %s", self._name, excerpt(error, 500))
                     return
@@ -252,12 +257,14 @@ class Follower:
 def _is_final(error: Exception) -> bool:
     """Whether the file itself is the reason, and not this moment or this installation.
 
-    Of this moment are memory, and a disk that does not let the file be read: such errors stand behind those that say
-    so. The operator library belongs to the installation.
+    Of this moment are want of memory and of handles: such errors stand behind those of the file. A fault of the disk is
+    not, for another copy of the file helps. The operator library belongs to the installation.
     """
     if not (isinstance(error, RepositoryError) and isinstance(error.__cause__, CheckpointError | InputError)):
         return False
     behind: BaseException | None = error
-    while behind is not None and not isinstance(behind, OSError | MemoryError):
+    while behind is not None:
+        if isinstance(behind, MemoryError) or (isinstance(behind, OSError) and behind.errno in PASSING):
+            return False
         behind = behind.__cause__ or behind.__context__
-    return behind is None
+    return True

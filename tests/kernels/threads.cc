@@ -181,12 +181,13 @@ std::vector<float> byte_image(const nested_sparse::ImageSize& size) {
                              static_cast<int32_t>(size.height),
                              static_cast<int32_t>(size.width),
                              1,
-                             1};
+                             1,
+                             static_cast<int32_t>(size.depth)};
   const float scale = 0.5F;
   std::memcpy(bytes, "ns8image", 8);
   std::memcpy(bytes + 8, numbers, sizeof numbers);
-  std::memcpy(bytes + 32, &scale, sizeof scale);
-  std::memset(bytes + 36, 0, 28);
+  std::memcpy(bytes + 36, &scale, sizeof scale);
+  std::memset(bytes + 40, 0, 24);
   return tensor;
 }
 
@@ -280,7 +281,7 @@ bool agree_tiled(const Node& plain, const std::vector<OrtValue>& inputs) {
   return agree<NestedConv>(depthwise, tiled) && agree<TiledMaxPool>(plain, tiled);
 }
 
-// Whether convolutions of bytes agree that read their images in place, and that gather them.
+// Whether convolutions of bytes agree that read their images in place, and that gather them; volumes, too.
 bool agree_quantized() {
   std::vector<float> images[] = {byte_image({1, 8, 18, 20}), byte_image({2, 8, 9, 16})};
   std::vector<OrtValue> inputs;
@@ -289,7 +290,15 @@ bool agree_quantized() {
       {"value_bytes", {1}}, {"scale_offset", {kScales}}, {"y_zero", {3, 100, 7}}, {"y_border", {1}}, {"y_gap", {1}}};
   const bool in_place = agree<QuantizedConv>(Node(kWide, more), inputs);
   more["strides"] = {2, 2};
-  return in_place && agree<QuantizedConv>(Node(kWide, more), inputs);
+  const bool gathered = agree<QuantizedConv>(Node(kWide, more), inputs);
+  std::vector<float> volume = byte_image({1, 8, 6, 20, 3});
+  more["spatial_dimensions"] = {3};
+  more["kernel_shape"] = {1, 3, 3};
+  more["strides"] = more["dilations"] = {1, 1, 1};
+  more["pads"] = {0, 1, 1, 0, 1, 1};
+  const bool slices =
+      agree<QuantizedConv>(Node(kWide, more), {{volume.data(), {static_cast<int64_t>(volume.size() * 4)}}});
+  return in_place && gathered && slices;
 }
 
 }  // namespace

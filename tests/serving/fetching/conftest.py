@@ -1,25 +1,32 @@
-"""Published models: the example, one whose densest level is another, a signed one, and one whose self-check fails."""
+"""Published models: one of 0.9 MB, one with another densest level, a signed one, one that fails its self-check."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from fetching_device import Published, changed_densest
+from fetching_device import INPUTS, Published, changed_densest
 from file_server import FileServer
 
+import chain
 from nested_sparse.serving.fetching import follower
-from support import EXAMPLE
+from support import layer_record, random_weight
 
 
 @pytest.fixture(scope="session")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    """The example."""
+    """Two linear layers, which are opened in a tenth of the time of a convolutional network."""
+    rng = np.random.default_rng(0)
+    densities = (0.05, 0.2, 0.5, 0.9)
+    weights = [
+        random_weight(rng, name, rows, columns, densities=densities)
+        for name, rows, columns in (("first", 480, INPUTS), ("second", 10, 480))
+    ]
     path = tmp_path_factory.mktemp("first") / "net.safetensors"
-    shutil.copyfile(EXAMPLE, path)
+    chain.write(path, [layer_record(rng, weight, len(densities)) for weight in weights], len(densities))
     return Published.of(path, 1)
 
 

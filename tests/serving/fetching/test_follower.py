@@ -217,7 +217,7 @@ def test_a_passing_trouble_refuses_nothing(
 ) -> None:
     """A load that fails for a reason of this moment, whatever it is: the next one serves.
 
-    A file that cannot be read, for want of handles or for a fault of the disk, may be so for long.
+    Handles may be wanting for long.
     """
     errors: list[Exception] = [CheckpointError("cannot be read"), MemoryError("none left"), UnavailableError("later")]
     errors += [unreadable(), unreadable(), unreadable()]

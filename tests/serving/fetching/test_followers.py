@@ -36,7 +36,8 @@ def test_a_signal_before_the_port_is_open_looks_at_once(
     server: FileServer, first: Published, tmp_path: Path, monkeypatch
 ) -> None:
     """The next try of itself would be in a minute."""
-    monkeypatch.setattr(follower, "FIRST_WAIT_S", 60.0)
+    for name in ("FIRST_WAIT_S", "MOST_WAIT_S"):
+        monkeypatch.setattr(follower, name, 60.0)
     server.status, signals = 503, [0]
     followers = Followers([Address(server.url + FILE)], tmp_path, 1 << 30)
     followers.start()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fetching_device import IMAGE, Published
+from fetching_device import SAMPLE, Published
 from typer.testing import CliRunner
 
 from nested_sparse.errors import CheckpointError, FetchError, InputError
@@ -72,7 +72,7 @@ def test_the_command_replaces_no_other_file(tmp_path: Path, name: str) -> None:
 
 
 def test_a_sample_without_names_is_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "sample.npy", IMAGE["input"])
+    np.save(tmp_path / "sample.npy", SAMPLE["input"])
     with pytest.raises(InputError, match=r"expected an \.npz file of arrays .*numpy\.savez"):
         publish(EXAMPLE, tmp_path / "net.manifest", sample=tmp_path / "sample.npy")
 
@@ -176,10 +176,10 @@ def test_a_slice_has_the_digest_that_the_proof_states(first: Published, tmp_path
 
 def test_a_sample_of_ones_own_is_kept(first: Published, tmp_path: Path) -> None:
     """Its bytes are in the manifest, and the check uses them."""
-    np.savez(tmp_path / "sample.npz", **IMAGE)
+    np.savez(tmp_path / "sample.npz", **SAMPLE)
     _, manifest = publish(first.path, tmp_path / "m", sample=tmp_path / "sample.npz")
     check = read_manifest((tmp_path / "m").read_bytes(), "here").self_check
-    assert check.inputs == {"input": StatedArray("float32", IMAGE["input"].shape, IMAGE["input"].tobytes())}
+    assert check.inputs == {"input": StatedArray("float32", SAMPLE["input"].shape, SAMPLE["input"].tobytes())}
     assert check.expected[3]["output"] == pytest.approx(first.answers[3].ravel().tolist(), rel=1e-6)
     with Session(first.path, threads=1) as session:
         run_self_check(check, session)

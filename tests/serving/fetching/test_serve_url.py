@@ -14,7 +14,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 from clients import Askers, tensor, triton, wait_for
-from fetching_device import FILE, IMAGE, Published, changed_densest
+from fetching_device import FILE, SAMPLE, Published, changed_densest
 from file_server import PIECE_NBYTES, FileServer
 from serve_process import started
 
@@ -24,8 +24,16 @@ from nested_sparse.serving.signature import signer
 from nested_sparse.slice import slice_checkpoint
 from support import layer_record, random_weight
 
-OPTIONS = ("--max-batch", "1", "--profile-cache", "off")
+RATE = 4.0 * PIECE_NBYTES
+"""Of a server that sends a little, four times a second."""
+OPTIONS = ("--max-batch", "1")
 """Fewer latencies to measure, at each start."""
+
+
+@pytest.fixture(scope="session")
+def options(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    """OPTIONS, and latencies that the next start of the same version takes over."""
+    return *OPTIONS, "--profile-cache", tmp_path_factory.mktemp("profiles")
 
 
 class Clients(Askers):
@@ -45,10 +53,10 @@ class Clients(Askers):
                     self._ask(client)
                 except Exception as error:
                     self.errors.append(str(error))
-                time.sleep(0.01)
+                time.sleep(0.03)
 
     def _ask(self, client: Any) -> None:
-        answer = client.infer("net", [tensor(IMAGE["input"], "input")], parameters={"level": -1})
+        answer = client.infer("net", [tensor(SAMPLE["input"], "input")], parameters={"level": -1})
         level = answer.get_response().parameters["level"].int64_param
         output = answer.as_numpy("output")
         fitting = [index for index, each in enumerate(self._published) if np.array_equal(each.answers[level], output)]
@@ -60,9 +68,12 @@ class Clients(Askers):
 
 
 def test_a_server_rises_is_updated_under_load_and_comes_back(
-    first: Published, second: Published, keys: list[Path], tmp_path: Path
+    first: Published, second: Published, keys: list[Path], tmp_path: Path, options: tuple[object, ...]
 ) -> None:
-    """No request fails, no answer is wrong; killed in an update, it answers as before, and then as the new model."""
+    """No request fails, no answer is wrong; killed in an update, it answers as before, and then as the new model.
+
+    At the second start a file server that sends a byte now and then holds the other model up no longer than its time.
+    """
     own, public, _ = keys
     first, second = (replace(each, manifest=each.manifest.signed(signer(own))) for each in (first, second))
     with FileServer(first.files) as server:
@@ -70,7 +81,7 @@ def test_a_server_rises_is_updated_under_load_and_comes_back(
         server.trigger = (at, lambda: setattr(server, "stalled", True))
         kept = ("--fetch-dir", tmp_path / "kept", "--metrics-port", "0")
         arguments = (server.url + FILE, *kept, "--check-signature", public)
-        with started(*arguments, *OPTIONS) as (address, process), Clients(address, first, second) as clients:
+        with started(*arguments, *options) as (address, process), Clients(address, first, second) as clients:
             assert wait_for(lambda: clients.levels == [0])
             server.stalled = False
             assert wait_for(lambda: 3 in clients.levels)
@@ -84,31 +95,28 @@ def test_a_server_rises_is_updated_under_load_and_comes_back(
         assert wrong == []
         assert clients.models == {0}
         server.stalled = True
-        with started(*arguments, *OPTIONS) as (address, process), Clients(address, first, second) as clients:
+        as_slow = {path.replace("net", "slow"): content for path, content in first.files.items()}
+        with (
+            FileServer(dict.fromkeys(as_slow, b"0"), endless=True, rate=RATE) as slow,
+            started(*arguments, slow.url + "/slow.safetensors", "--fetch-timeout-s", "1", *options) as (address, _),
+            Clients(address, first, second) as clients,
+            triton.InferenceServerClient(address) as client,
+        ):
             assert wait_for(lambda: clients.models == {0})
+            assert not client.is_model_ready("slow")
+            slow.endless, slow.rate = False, 0.0
+            slow.files = as_slow
+            assert wait_for(lambda: client.is_model_ready("slow"))
             server.stalled = False
             assert wait_for(lambda: clients.models == {0, 1})
             assert wait_for(lambda: 'nested_sparse_fetch_served_serial{model="net"} 2.0' in metrics(address))
         assert clients.errors == []
 
 
-def test_a_model_that_does_not_come_holds_no_other_up(first: Published, tmp_path: Path) -> None:
-    """A file server may send a byte now and then; the other models are served, and its own when it has come."""
-    with FileServer(first.files) as quick, FileServer(first.files, endless=True, rate=PIECE_NBYTES) as slow:
-        slow.files = {path.replace("net", "slow"): bytes(1) for path in first.files}
-        urls = (quick.url + FILE, slow.url + "/slow.safetensors")
-        server = started(*urls, "--fetch-dir", tmp_path, "--fetch-timeout-s", "3", *OPTIONS)
-        with server as (address, _), triton.InferenceServerClient(address) as client:
-            client.infer("net", [tensor(IMAGE["input"], "input")])
-            assert not client.is_model_ready("slow")
-            slow.endless, slow.rate = False, 0.0
-            slow.files = {path.replace("net", "slow"): content for path, content in first.files.items()}
-            assert wait_for(lambda: client.is_model_ready("slow"))
-
-
 @pytest.mark.slow
 def test_figures_of_a_model_of_15_mb(tmp_path: Path) -> None:
     """Prints the times until the first answer over a link of 1 MB/s, and the bytes of an update; asserts the bytes."""
+    options = (*OPTIONS, "--profile-cache", "off")
     rng = np.random.default_rng(0)
     weights = [random_weight(rng, f"layer{at}", 1024, 1024, densities=(0.05, 0.2, 0.54)) for at in range(6)]
     records = [
@@ -129,11 +137,11 @@ def test_figures_of_a_model_of_15_mb(tmp_path: Path) -> None:
     figures["local_slice_s"], figures["over_the_link_s"], figures["from_first_request_s"] = [], [], []
     for turn in range(3):
         begin_s = time.monotonic()
-        with started(tmp_path / "local.safetensors", *OPTIONS) as (address, _):
+        with started(tmp_path / "local.safetensors", *options) as (address, _):
             figures["local_slice_s"].append(round(first_answer_s(begin_s, address, "local"), 2))
         with FileServer(dict(files), rate=1e6) as server:
             begin_s = time.monotonic()
-            with started(server.url + FILE, "--fetch-dir", tmp_path / f"kept{turn}", *OPTIONS) as (address, process):
+            with started(server.url + FILE, "--fetch-dir", tmp_path / f"kept{turn}", *options) as (address, process):
                 figures["over_the_link_s"].append(round(first_answer_s(begin_s, address, "net"), 2))
                 figures["from_first_request_s"].append(round(time.monotonic() - server.first_s, 2))
                 if turn < 2:
