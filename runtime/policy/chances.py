@@ -46,9 +46,16 @@ class Chances:
             self._replies.add(UNSEEN * max(reply_ms, 0.0), now_s)
 
     def forget(self, now_s: float) -> None:
-        """Forget values that are too old; to be called before in_time()."""
+        """Forget values that are too old; to be called before the chances are asked for."""
         self._runs.forget(now_s)
         self._replies.forget(now_s)
+
+    def to_end(self, expected_ms: float, slack_ms: float) -> float:
+        """The chance that runs of `expected_ms` in sum take `slack_ms` at most, whatever the reply takes."""
+        runs = self._runs
+        if runs.most * expected_ms <= slack_ms:
+            return 1.0
+        return float(np.count_nonzero(runs.values * expected_ms <= slack_ms)) / len(runs.values)
 
     def in_time(self, expected_ms: float, slack_ms: float) -> float:
         """The chance that runs of `expected_ms` in sum, and the last one's reply, take `slack_ms` at most."""

@@ -12,7 +12,6 @@ from nested_sparse.level import resolve_level
 from ..profiling import LatencyProfile
 from ..resources import QuotaReading
 from .arrivals import Arrivals
-from .chances import Chances
 from .decision import Decision, Waiting
 from .forecast import Forecast
 from .plan import QueuePlan
@@ -80,8 +79,7 @@ class ElasticPolicy:
         self._forecast = Forecast(profile, slowdown, workers=workers)
         self._arrivals = Arrivals()
         self._standstill = Standstill(quota)
-        self._chances = Chances()
-        self._worth = Worth(accuracy, self._forecast, self._chances, self._arrivals)
+        self._worth = Worth(accuracy, self._forecast, self._arrivals)
         self._useful = tuple(
             accuracy is None or all(accuracy[level] > lower for lower in accuracy[:level])
             for level in range(profile.level_count)
@@ -144,9 +142,7 @@ class ElasticPolicy:
 
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """As LevelPolicy."""
-        self._chances.note_run(service_ms / self._forecast.expected_ms(level, batch, now_s), now_s)
         self._forecast.observe(level, batch, service_ms, now_s)
-        self._chances.explain_runs(self._forecast.slowdown.renewed)
 
     def observe_gap(self, gap_ms: float) -> None:
         """As LevelPolicy."""
@@ -154,7 +150,7 @@ class ElasticPolicy:
 
     def observe_reply(self, reply_ms: float, now_s: float) -> None:
         """As LevelPolicy."""
-        self._chances.note_reply(reply_ms, now_s)
+        self._forecast.chances.note_reply(reply_ms, now_s)
 
     def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
         """As LevelPolicy."""
@@ -169,7 +165,11 @@ class ElasticPolicy:
 
     def _without_stops(self, waiting: Waiting, now_s: float) -> Waiting:
         """`waiting`, due after the time that is left to it for runs."""
-        return replace(waiting, deadline_s=now_s + self._standstill.left_ms(now_s, waiting.deadline_s) / 1e3)
+        return replace(
+            waiting,
+            deadline_s=now_s + self._standstill.left_ms(now_s, waiting.deadline_s) / 1e3,
+            budget_ms=_budget_ms(waiting, now_s),
+        )
 
     def _with_stops(self, decision: Decision, request: Waiting, now_s: float) -> Decision:
         """`decision` about a request that was given without its stops, with the times of the clock."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from ..profiling import LatencyProfile
+from .chances import Chances
 from .decision import Decision, Waiting
 from .residuals import Residuals
 from .slowdown import MINIMUM, Slowdown
@@ -14,6 +15,11 @@ HOPEFUL = 0.8
 """Share of the mean slowdown that admission reckons with. Shedding by the prediction itself, with its deviations, cost
 up to 4 points of accuracy beside a co-runner that comes and goes, and 0.4 in bursts without one
 (docs/decisions/017)."""
+BEHIND = 3
+"""Number of requests behind the one that is next whose chances count."""
+FREQUENT_PROBES = 4
+"""Of the probes in a row, the first comes at once, the next ones after an eighth, a quarter and half of the usual time.
+Where runs scatter, two long ones in a row look like a device that has become slower (docs/decisions/060)."""
 REFRESH_S = 1.0
 GAP_WEIGHT = 0.05
 MOST_GAP_MS = 20.0
@@ -26,9 +32,13 @@ class Forecast:
     The gap between two runs is not multiplied by the slowdown: it was measured on the device as it is now. Multiplied,
     a gap of half a millisecond beside a busy process became longer than an SLO, and every request was shed.
 
+    The prediction has an allowance for scatter. A run that it calls late may be in time: the share of the latest runs
+    that would have been is its chance. It runs if its chance is better than what it takes from those behind it.
+
     The slowdown is learned from served requests only. A wrong one could therefore shed every request for ever. To end
     that, one request is run as a probe in spite of its prediction every `probe_every_s` (or ten times the run, if that
-    is longer), if the profile alone does not rule it out. While probes are fast enough, one follows another.
+    is longer), if the profile alone does not rule it out. Where by the prediction no request can be served, nothing is
+    lost by a probe, and the first ones come sooner. While probes are fast enough, one follows another.
 
     workers: number of requests that run side by side. Not thread-safe: the scheduler locks.
     """
@@ -53,12 +63,16 @@ class Forecast:
         self._learned_s: float | None = None
         self._probing = False
         self._probed_ratio = math.inf
+        self._probes = 0  # in a row
+        self.chances = Chances()
 
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """Learn from a run that has ended, at the example's sizes."""
         profiled_ms = self.profile.predict_ms(level, batch)
+        self.chances.note_run(service_ms / self.expected_ms(level, batch, now_s), now_s)
         self._residuals.observe(level, service_ms / (profiled_ms * self.slowdown.mean(now_s)), now_s)
         self.slowdown.observe(service_ms, profiled_ms * self._residuals.factor(level, now_s), now_s)
+        self.chances.explain_runs(self.slowdown.renewed)
         self._refresh(now_s)
         self._learned_s = now_s
         if self._probing:
@@ -119,7 +133,8 @@ class Forecast:
         """Admit a request that has just come in, at its floor level, or shed it.
 
         busy_ms: time until a worker is free. Requests that are due earlier are served first. The request is shed only
-        if it cannot meet its deadline at HOPEFUL of the present slowdown: with a chance left, its turn will decide.
+        if it cannot meet its deadline at HOPEFUL of the present slowdown, nor would have with the shortest of the
+        latest runs: with a chance left, its turn will decide.
         """
         if now_s - self._refreshed_s > REFRESH_S:  # without runs, what was learned is forgotten step by step
             self._refresh(now_s)
@@ -135,8 +150,12 @@ class Forecast:
         slack_ms = request.slack_ms(now_s)
         if (wait_ms + cost_ms) * self._hope(now_s) <= slack_ms:
             return Decision(level, cost_ms, "admitted")
-        if wait_ms == 0 and self._probe_due(request, level, now_s):
+        if wait_ms == 0 and self._probe_due(request, queue, floor, now_s):
             return Decision(level, cost_ms, "admitted as a probe")
+        self.chances.forget(now_s)
+        usual_ms = (wait_ms + cost_ms) * self.slowdown.mean(now_s) / self.slowdown.factor(now_s)
+        if self.chances.to_end(usual_ms, slack_ms) > 0.0:
+            return Decision(level, cost_ms, "admitted, with a chance")
         drained_ms = busy_ms + self.backlog_ms(queue, floor, now_s)
         return self._shed(level, cost_ms, wait_ms, slack_ms, drained_ms)
 
@@ -153,7 +172,7 @@ class Forecast:
         slowdown: float,
         now_s: float,
     ) -> Decision | None:
-        """None while `request`, which is next, can meet its deadline at its floor level; else a probe, or shed.
+        """None where `request`, which is next, is to run, at its floor level at least; else a probe, or shed.
 
         slowdown: factor at `now_s`.
         """
@@ -163,20 +182,46 @@ class Forecast:
         if cost_ms <= slack_ms:
             self._probing = False
             self._probed_ratio = math.inf
+            self._probes = 0
             return None
-        if self._probe_due(request, level, now_s):
+        if self._probe_due(request, queue, floor, now_s):
             self._learned_s = now_s
             self._probing = True
+            self._probes += 1
             return Decision(level, cost_ms, f"probe: {cost_ms:.1f} ms predicted, {slack_ms:.1f} ms left")
+        if self._pays(request, queue, floor, now_s):
+            return None
         return self._shed(level, cost_ms, 0.0, slack_ms, self.backlog_ms(queue, floor, now_s))
 
-    def _probe_due(self, request: Waiting, level: int, now_s: float) -> bool:
-        profiled_ms = self.profiled_ms(level, request.batch, request.sizes)
-        if profiled_ms * MINIMUM > request.slack_ms(now_s):
+    def _pays(self, request: Waiting, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float) -> bool:
+        """Whether a run that is predicted to be late has a better chance than it takes from the requests behind it."""
+        mean, chance = self.slowdown.mean(now_s), self.chances.to_end
+        self.chances.forget(now_s)
+        run_ms = mean * self._floor_ms(request, floor)
+        gain, end_ms = chance(run_ms, request.slack_ms(now_s)), 0.0
+        for each in queue[:BEHIND]:
+            if gain <= 0.0:
+                return False
+            end_ms += mean * self._floor_ms(each, floor) / self.workers
+            slack_ms = each.slack_ms(now_s)
+            gain -= chance(end_ms, slack_ms) - chance(end_ms + run_ms / self.workers, slack_ms)
+        return gain > 0.0
+
+    def _probe_due(
+        self, request: Waiting, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float
+    ) -> bool:
+        profiled_ms, slack_ms = self._floor_ms(request, floor), request.slack_ms(now_s)
+        if profiled_ms * MINIMUM > slack_ms:
             return False
-        if profiled_ms * self._probed_ratio <= request.slack_ms(now_s):
+        if profiled_ms * self._probed_ratio <= slack_ms:
             return True
-        every_s = max(self.probe_every_s, profiled_ms * self.slowdown.factor(now_s) / 100)
+        factor = self.slowdown.factor(now_s)
+        every_s = max(self.probe_every_s, profiled_ms * factor / 100)
+        budget_ms = slack_ms if request.budget_ms is None else request.budget_ms
+        if profiled_ms * factor > budget_ms and not any(
+            self._floor_ms(each, floor) * factor <= each.slack_ms(now_s) for each in queue
+        ):  # by the prediction no request can be served, so that a run takes nothing from others
+            every_s = 0.0 if self._probes == 0 else every_s * 2.0 ** min(0, self._probes - FREQUENT_PROBES)
         return self._learned_s is None or now_s - self._learned_s >= every_s
 
     def _shed(self, level: int, cost_ms: float, wait_ms: float, slack_ms: float, drained_ms: float) -> Decision:

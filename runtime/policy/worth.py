@@ -6,12 +6,9 @@ import math
 from collections.abc import Sequence
 
 from .arrivals import Arrivals
-from .chances import Chances
 from .decision import Waiting
-from .forecast import Forecast
+from .forecast import BEHIND, Forecast
 
-BEHIND = 3
-"""Number of requests behind the one that is next whose chances count."""
 STEP = 0.05
 """Gain of a level over the one below, as a share of the lowest one's accuracy, where the model states no accuracy."""
 
@@ -26,13 +23,10 @@ class Worth:
     accuracy: of each level; None where they are not known.
     """
 
-    def __init__(
-        self, accuracy: Sequence[float] | None, forecast: Forecast, chances: Chances, arrivals: Arrivals
-    ) -> None:
+    def __init__(self, accuracy: Sequence[float] | None, forecast: Forecast, arrivals: Arrivals) -> None:
         count = forecast.profile.level_count
         self._scores = [1.0 + STEP * level for level in range(count)] if accuracy is None else list(accuracy)
         self._forecast = forecast
-        self._chances = chances
         self._arrivals = arrivals
 
     def best(self, levels: Sequence[int], request: Waiting, queue: Sequence[Waiting], now_s: float) -> int:
@@ -40,7 +34,7 @@ class Worth:
 
         queue: the requests behind, in the order of service.
         """
-        self._chances.forget(now_s)
+        self._forecast.chances.forget(now_s)
         mean = self._forecast.slowdown.mean(now_s)
         floor_ms = mean * self._forecast.profiled_ms(levels[-1], request.batch, request.sizes)
         longest_ms = mean * self._forecast.profiled_ms(levels[0], request.batch, request.sizes)
@@ -51,7 +45,7 @@ class Worth:
             for each in queue[:BEHIND]
         ]
         coming = min(longest_ms / self._arrivals.interval_ms, BEHIND) if self._arrivals.known else 0.0
-        chance = self._chances.in_time
+        chance = self._forecast.chances.in_time
         best, most = levels[0], -math.inf
         for level in levels:
             run_ms = mean * self._forecast.profiled_ms(level, request.batch, request.sizes)

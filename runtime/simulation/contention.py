@@ -104,15 +104,22 @@ def quiet() -> RateContention:
     return RateContention(UNDISTURBED)
 
 
-def cpu_corunner(duration_s: float, seed: int = 0, present: Iterable[tuple[float, float]] = PRESENT) -> RateContention:
-    """A busy task on the same core: half of the time, in turns of 3 to 4 ms."""
+def cpu_corunner(
+    duration_s: float, seed: int = 0, present: Iterable[tuple[float, float]] = PRESENT, tasks: int = 1
+) -> RateContention:
+    """Busy tasks: each has as much of the time as the inference, in turns of 3 to 4 ms.
+
+    One takes turns with the inference, on one core. Several move between cores, and the inference with them: between
+    two of its turns there are a random number of theirs, `tasks` in the mean.
+    """
     generator = np.random.default_rng(seed)
     pieces: list[tuple[float, float]] = []
     for begin, end in present:
         now_s, running = begin * duration_s, True
         while now_s < end * duration_s:
             pieces.append((now_s, float(running)))
-            now_s += generator.uniform(*SLICE_MS) / 1e3
+            turns = 1 if running or tasks == 1 else max(1, generator.poisson(tasks))
+            now_s += sum(generator.uniform(*SLICE_MS, turns)) / 1e3
             running = not running
         pieces.append((now_s, 1.0))
     return _contention("cpu", pieces)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nested_sparse.graph.contract import ACTIVATION_FORMS
-from nested_sparse.value_type import FLOAT16, FLOAT32, INT8
+from nested_sparse.value_type import FLOAT32, INT8
 
 from ..export.int8.byte_range import METHODS
 
@@ -51,10 +51,13 @@ def output_problems(output: OutputOptions) -> Iterator[tuple[str, Any, str]]:
         value = getattr(output, key)
         if output.values != INT8.name and value != getattr(defaults, key):
             yield key, value, f'values = "{INT8.name}" beside it'
-    for key, off in (("fixed_batch", False), ("values", FLOAT32.name), ("route_samples", 0)):
-        allowed = (FLOAT32.name, FLOAT16.name) if key == "values" else (off,)
-        if output.stepwise and (value := getattr(output, key)) not in allowed:
-            yield key, value, f"{' or '.join(map(str, allowed))}, or stepwise = false beside it"
+    for key, wrong, expected in (
+        ("values", output.values == INT8.name, "float32 or float16"),
+        ("fixed_batch", output.fixed_batch, "false"),
+        ("route_samples", output.route_samples > 0, "0"),
+    ):
+        if output.stepwise and wrong:
+            yield key, getattr(output, key), f"{expected}, or stepwise = false beside it"
     if output.calibration_samples < 1:
         yield "calibration_samples", output.calibration_samples, "a whole number of at least 1"
     if output.calibration_method not in METHODS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nested_sparse.runtime.policy.arrivals import Arrivals
-from nested_sparse.runtime.policy.chances import UNSEEN, Chances
+from nested_sparse.runtime.policy.chances import UNSEEN
 from nested_sparse.runtime.policy.decision import Waiting
 from nested_sparse.runtime.policy.elastic import ElasticPolicy
 from nested_sparse.runtime.policy.forecast import Forecast
@@ -21,10 +21,10 @@ def due(slack_ms: float) -> Waiting:
 
 
 def worth(accuracy: list[float] | None, replies_ms: list[float], arrivals: Arrivals | None = None) -> Worth:
-    chances = Chances()
+    forecast = Forecast(PROFILE)
     for reply_ms in replies_ms:
-        chances.note_reply(reply_ms / UNSEEN, 0.0)
-    return Worth(accuracy, Forecast(PROFILE), chances, arrivals or Arrivals())
+        forecast.chances.note_reply(reply_ms / UNSEEN, 0.0)
+    return Worth(accuracy, forecast, arrivals or Arrivals())
 
 
 @pytest.mark.parametrize(
