@@ -213,4 +213,4 @@ def test_on_a_slow_device_hardly_a_request_is_refused_that_could_be_served(tasks
     lowest = simulate(partial(FixedPolicy, 0), trace, world).summary
     elastic = simulate(partial(ElasticPolicy, accuracy=world.accuracy), trace, world).summary
     assert lowest.attainment >= unshed.attainment - 0.02
-    assert elastic.effective_accuracy >= 0.97 * unshed.effective_accuracy  # it begins at the densest level, in a queue
+    assert elastic.effective_accuracy >= 0.95 * unshed.effective_accuracy  # it begins at the densest level, in a queue
