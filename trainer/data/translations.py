@@ -68,10 +68,11 @@ def words_of(sentence: str) -> list[str]:
 def lines_of(path: Path) -> list[str]:
     """The lines of a file of UTF-8, plain or gzipped. Raises TrainingError."""
     try:
-        lines = contents(path).decode("utf-8").splitlines()
+        text = contents(path).decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise TrainingError(f"{path}: is no text in UTF-8 ({error.reason} at byte {error.start})") from None
-    if not lines:
+    lines = text.removesuffix("\n").split("\n")  # splitlines() also cuts at signs that may stand in a sentence
+    if not text:
         raise TrainingError(f"{path}: expected a sentence on each line, got no line")
     return lines
 

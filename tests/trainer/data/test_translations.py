@@ -38,6 +38,12 @@ def files(tmp_path: Path) -> dict[str, Path]:
     }
 
 
+def test_only_ends_of_lines_part_sentences(files: dict[str, Path]) -> None:
+    """Other signs that end a line in Unicode may stand in one file alone; Windows' ends of lines are ends."""
+    files["train_target"].write_bytes("ein\u2028hund\r\neine katze\x85läuft".encode())
+    assert read_pairs(files["train_source"], files["train_target"])[1] == ["ein\u2028hund", "eine katze\x85läuft"]
+
+
 def test_targets_are_the_words_behind_those_given(files: dict[str, Path]) -> None:
     """One further, with the END, and nothing behind it; batches are pairs of inputs."""
     settings = Translations(**files, vocabulary=20, length=5, batch_size=2)
