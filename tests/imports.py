@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 PACKAGE = "nested_sparse"
@@ -48,6 +49,12 @@ def repository_sources(root: Path) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
+@cache
+def parsed(source: str) -> ast.Module:
+    """The tree of a source; each is read several times, by several rules."""
+    return ast.parse(source)
+
+
 def module_name(path: str) -> str:
     """Dotted name that the file at `path` is imported by."""
     parts = PurePosixPath(path).with_suffix("").parts
@@ -86,7 +93,7 @@ def offered(sources: Sources) -> dict[str, list[str]]:
     """`__all__` of each package that has one, by the package's dotted name."""
     found = {}
     for path, source in sources.items():
-        for node in ast.parse(source).body if path.endswith("__init__.py") else ():
+        for node in parsed(source).body if path.endswith("__init__.py") else ():
             if isinstance(node, ast.Assign) and [ast.unparse(each) for each in node.targets] == ["__all__"]:
                 found[module_name(path)] = list(ast.literal_eval(node.value))
     return found
@@ -95,7 +102,7 @@ def offered(sources: Sources) -> dict[str, list[str]]:
 def _of_file(path: str, source: str, modules: set[str]) -> Iterator[Import]:
     importer = module_name(path)
     package = importer if path.endswith("__init__.py") else importer.rpartition(".")[0]
-    for node, deferred in _statements(ast.parse(source).body, False):
+    for node, deferred in _statements(parsed(source).body, False):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield Import(path, node.lineno, importer, alias.name, "", False, deferred)

@@ -27,6 +27,7 @@ from imports import (
     module_name,
     offered,
     packages_around,
+    parsed,
     read_imports,
     repository_sources,
     room_of,
@@ -263,7 +264,7 @@ def sentences(sources: Sources) -> Iterator[str]:
     """The docstring of each package begins with one sentence on one line; more may follow in other paragraphs."""
     for path, source in sources.items():
         if path.endswith("__init__.py") and path.split("/")[0] not in OUTSIDE:
-            first = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")[0]
+            first = (ast.get_docstring(parsed(source)) or "").partition("\n\n")[0]
             if not re.fullmatch(r"\S+ [^\n]+\.", first) or re.search(r"[.!?] [A-Z]", first):
                 yield f"{path}: its docstring is to say in one sentence what the package is for, got {first!r}"
 
