@@ -249,6 +249,31 @@ def test_wrong_messages_are_refused(server: Any) -> None:
     assert not answer.error_message
 
 
+def test_a_prompt_that_is_as_large_as_tensors_is_read(server: Any) -> None:
+    """Raw values of a large message are taken out of it; the error tells the size of the text all the same."""
+    size = 1 << 17
+    request = text_message(texts=[], raw=[size.to_bytes(4, "little") + b"a" * size])
+    request.inputs[0].ClearField("contents")
+    with grpc.insecure_channel(server.address) as channel:
+        (answer,) = streamed(channel, [request])
+    assert re.search(f"at most 8 bytes.*got {size}", answer.error_message), answer.error_message
+
+
+def test_a_slow_text_ends_with_its_timeout_or_its_model(stream: Stream, server: Any) -> None:
+    """It does not wait for the time of its next token, which is 1000 s away."""
+    given = {"tokens_per_s": 0.001, "max_tokens": 3}
+    stream.client.async_stream_infer("count", [prompt_of(b"a")], parameters=given, timeout=200_000)
+    stream.next()
+    with pytest.raises(InferenceServerException, match="passed after 1 of 3 tokens"):
+        stream.next()
+    stream.ask(b"a", **given)
+    stream.next()
+    (held,) = list(server._dataplane.sequences._all.values())
+    server._dataplane.sequences.remove(held)
+    with pytest.raises(InferenceServerException, match="model was unloaded"):
+        stream.next()
+
+
 def streamed(channel: grpc.Channel, requests: list[messages.ModelInferRequest]) -> Any:
     return channel.stream_stream(
         f"/{messages.SERVICE_NAME}/ModelStreamInfer",
