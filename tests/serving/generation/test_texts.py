@@ -190,6 +190,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tokens_per_s": -5}, "tokens_per_s"),
     ({"level": 17}, "17"),
     ({"min_accuracy": 0.99}, "min_accuracy"),
+    ({"timeout": -1}, "timeout: expected a number of at least 0"),
     ({"sequence_id": 4}, "sequence_id"),
 ]
 
@@ -198,8 +199,8 @@ def test_a_parameter_is_obeyed_or_refused(stream: Stream, server: Any) -> None:
     """By a message that names it."""
     for parameters, said in WRONG:
         given = {**QUICK, **parameters}
-        sequence = given.pop("sequence_id", 0)
-        stream.client.async_stream_infer("count", [prompt_of(b"a")], parameters=given, sequence_id=sequence)
+        own = {name: given.pop(name) for name in ("sequence_id", "timeout") if name in given}  # tritonclient's own
+        stream.client.async_stream_infer("count", [prompt_of(b"a")], parameters=given, **own)
         with pytest.raises(InferenceServerException, match=said):
             stream.next()
     assert kept(server) == 0
