@@ -171,6 +171,8 @@ class _Stream:
             name = request.message.id
             write = self._streaming.write_text
             if write is not None and asks_for_text(request.message):
+                if not request.message.raw_input_contents:  # they were taken out of a large message
+                    request.message.raw_input_contents.extend(bytes(each) for each in request.raw)
                 task = asyncio.create_task(self._write_text(write, request.message, received_s))
                 self._unanswered.add(task)
                 task.add_done_callback(self._answers.put_nowait)

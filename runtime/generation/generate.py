@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import fields
 from typing import Any, Protocol
 
 from nested_sparse.errors import DeadlineError, InputError, OverloadedError
@@ -52,8 +53,8 @@ class Generator:
         if model is None:
             raise InputError(
                 f"{session.name}: it continues no texts; expected a model whose one input is int64 bytes (N, T), whose "
-                "one output is their logits (N, T, 256), and whose states have fixed sizes, such as the recipe 'bytes' "
-                "writes with --set output.stepwise=true"
+                "one output is their logits (N, T, 256), and whose states have at most one free size, as the recipe "
+                "'bytes' writes with --set output.stepwise=true"
             )
         if profile is None:
             profile = _measured(session)
@@ -79,13 +80,13 @@ class Generator:
         what a Session's run raises, and DeadlineError where timeout_ms passes.
         """
         asked["prompt"] = prompt
+        known = [field.name for field in fields(TextRequest)]
+        if unknown := [name for name in asked if name not in known]:
+            raise InputError(f"generate: unknown arguments {unknown}; expected some of {', '.join(known)}")
         for name in ("prompt", "stop"):
             if isinstance(asked.get(name), str):
-                asked[name] = asked[name].encode()
-        try:
-            request = TextRequest(**asked)
-        except TypeError as error:
-            raise InputError(f"generate: {error}") from None
+                asked[name] = _utf8(name, asked[name])
+        request = TextRequest(**asked)
         return self._tokens(
             Generation(
                 self._model,
@@ -121,6 +122,16 @@ def generate(session: Session, prompt: str | bytes, **asked: Any) -> Iterator[To
     Raises what Generator and its generate() raise.
     """
     return Generator(session).generate(prompt, **asked)
+
+
+def _utf8(name: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{name}: character {error.start} is {text[error.start]!a}, half of a character, which UTF-8 has not; "
+            "give whole characters, or bytes"
+        ) from None
 
 
 def _measured(session: Any) -> LatencyProfile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -66,6 +67,8 @@ class Generation:
             )
         self._model, self._asked, self._arrived_s = model, asked, arrived_s
         self._default_slo_ms = default_slo_ms
+        timeout_ms = math.inf if asked.timeout_ms is None else asked.timeout_ms
+        self._ends_s = arrived_s + timeout_ms / MS_PER_S
         self._period_s = default_slo_ms / MS_PER_S if asked.tokens_per_s is None else 1.0 / asked.tokens_per_s
         self._sparsest, _ = allowed_levels(self._request({}), levels)
         self._sampler = Sampler(asked.temperature, asked.seed)
@@ -83,8 +86,8 @@ class Generation:
 
     @property
     def begins_s(self) -> float:
-        """Time before which the run of the next token is not to begin."""
-        return self._arrived_s + self.count * self._period_s
+        """Time to wait for before request(): the next token's, or that of the end of the text's time."""
+        return min(self._arrived_s + self.count * self._period_s, self._ends_s)
 
     @property
     def due_s(self) -> float:
@@ -92,14 +95,22 @@ class Generation:
         return self._arrived_s + (self.count + 1) * self._period_s
 
     def request(self, now_s: float) -> Request:
-        """The request for the next token, in time. Raises DeadlineError where its time has passed."""
+        """The request for the next token, in time. Raises DeadlineError where its time, or the text's, has passed."""
         left_ms = (self.due_s - now_s) * MS_PER_S
-        if left_ms <= 0:
+        if left_ms <= 0 or now_s >= self._ends_s:
             raise DeadlineError("expired: the token's deadline has passed")
         return replace(self._request(self._inputs()), slo_ms=left_ms, received_s=now_s, timeout_ms=self._left_ms(now_s))
 
     def late_request(self, now_s: float) -> Request:
-        """The request for the next token where request() was refused: as soon as it can be."""
+        """The request for the next token where request() was refused: as soon as it can be.
+
+        Raises DeadlineError where the time of the whole text has passed.
+        """
+        if now_s >= self._ends_s:
+            raise DeadlineError(
+                f"expired: the timeout of the whole text, {self._asked.timeout_ms:g} ms, passed after {self.count} of "
+                f"{self._asked.max_tokens} tokens"
+            )
         wanted = self._request(self._inputs())
         return replace(
             wanted, level=self._sparsest, min_accuracy=None, received_s=now_s, timeout_ms=self._left_ms(now_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nested_sparse.argument import finite, shown, whole
+from nested_sparse.argument import finite, real, shown, whole
 from nested_sparse.errors import InputError
 
 MOST_TOKENS = 65536
@@ -52,3 +52,5 @@ class TextRequest:
         finite("temperature", self.temperature, 0.0)
         if self.seed is not None:
             whole("seed", self.seed, 0, MOST_SEED)
+        if self.timeout_ms is not None:
+            real("timeout_ms", self.timeout_ms)

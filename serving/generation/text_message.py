@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nested_sparse.argument import finite
 from nested_sparse.errors import InputError
 from nested_sparse.excerpt import excerpts
 from nested_sparse.proto.messages import InferParameter, ModelInferRequest, ModelInferResponse
@@ -71,7 +72,7 @@ def read_text_request(message: ModelInferRequest, time_left_s: float | None) -> 
         raise InputError(f"The request for a text asks for [{excerpts(unknown)}]; expected {OUTPUT}, as it is.")
     timeout_ms = None if time_left_s is None else MS_PER_S * time_left_s
     if timeout_us := _value(parameters, "timeout", INTEGER_KINDS):
-        given_ms = float(timeout_us) / US_PER_MS
+        given_ms = finite("timeout", timeout_us, 0) / US_PER_MS
         timeout_ms = given_ms if timeout_ms is None else min(given_ms, timeout_ms)
     fields = {
         name: make(_value(parameters, name, kinds)) for name, (kinds, make) in READERS.items() if name in parameters

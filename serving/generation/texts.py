@@ -20,6 +20,9 @@ from ..sequences.sequence import Sequence
 from ..served_model import ServedModel
 from .text_message import read_text_request, token_response
 
+LONGEST_SLEEP_S = 0.25
+"""A text whose next token is far off looks so often whether its state is still kept: an unloaded model waits for it."""
+
 
 class Texts:
     """Continues texts. Belongs to one event loop.
@@ -48,8 +51,8 @@ class Texts:
         try:
             with self._dataplane.held(model):
                 while not generation.finish:
-                    if (wait_s := generation.begins_s - self._clock()) > 0:
-                        await asyncio.sleep(wait_s)
+                    while not kept.gone and (wait_s := generation.begins_s - self._clock()) > 0:
+                        await asyncio.sleep(min(wait_s, LONGEST_SLEEP_S))
                     yield token_response(message, model.version, await self._token(model, generation, kept))
         finally:
             kept.visits = 0

@@ -9,11 +9,14 @@ from torch import Tensor, nn
 class GNMT(nn.Module):
     """GNMT-like translation, the words so far given: LSTMs with shortcuts, and attention after the first decoder.
 
+    depth: layers of the encoder and of the decoder, at least 2: one layer of the decoder would not see the source.
     classes: number of words of either language. pad: number of the word that fills a source up, and is not looked at;
     None: there is none.
     """
 
     def __init__(self, *, width: int = 1024, depth: int = 4, classes: int = 8192, pad: int | None = 0) -> None:
+        if depth < 2:
+            raise ValueError(f"depth: expected at least 2, because the first layer sees no source, got {depth}")
         super().__init__()
         self.pad = pad
         self.source, self.target = nn.Embedding(classes, width), nn.Embedding(classes, width)

@@ -18,6 +18,8 @@ class SelfAttention(nn.Module):
     def __init__(
         self, width: int, heads: int, *, causal: bool = False, linear: Callable[[int, int], nn.Module] = nn.Linear
     ) -> None:
+        if heads < 1 or width % heads:
+            raise ValueError(f"heads: expected a divisor of width, {width}, got {heads}")
         super().__init__()
         self.heads, self.causal = heads, causal
         self.qkv, self.out = linear(width, 3 * width), linear(width, width)

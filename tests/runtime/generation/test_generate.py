@@ -130,6 +130,30 @@ def test_the_time_of_the_whole_text() -> None:
     assert found == [1, 2, 3, 4, 5, 6]
 
 
+def test_the_time_of_the_whole_text_does_not_wait_for_a_slow_rate() -> None:
+    """The error comes when the time has passed, not when the next token would begin, and says whose time it was."""
+    for timeout_ms, count in ((300.0, 1), (0.0, 0), (-5.0, 0)):
+        rig = Rig()
+        begun_s = rig.clock()
+        with pytest.raises(DeadlineError, match=f"whole text, {timeout_ms:g} ms, passed after {count} of 3 tokens"):
+            rig.tokens("a", tokens_per_s=0.001, max_tokens=3, timeout_ms=timeout_ms)
+        assert rig.clock() - begun_s == pytest.approx(max(0.0, timeout_ms / 1e3))
+
+
+def test_wrong_arguments_are_named() -> None:
+    """By an InputError in the words of the caller."""
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"top_k": 3}, "unknown arguments .'top_k'.; expected some of prompt, tokens_per_s"),
+        ({"stop": "a\ud800"}, "stop: character 1"),
+        ({"timeout_ms": "soon"}, "timeout_ms: expected a number"),
+    ]
+    for asked, said in wrong:
+        with pytest.raises(InputError, match=said):
+            Rig().tokens("a", **asked)
+    with pytest.raises(InputError, match="prompt: character 0"):
+        Rig().tokens("\ud800")
+
+
 def test_a_stop_text_ends_it() -> None:
     """Also where it comes byte by byte; not where it is in the prompt, or half of it is."""
     assert text_of(Rig().tokens("ab", max_tokens=9, level=0, stop="fg")) == b"cdefg"

@@ -190,6 +190,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tokens_per_s": -5}, "tokens_per_s"),
     ({"level": 17}, "17"),
     ({"min_accuracy": 0.99}, "min_accuracy"),
+    ({"timeout": -1}, "timeout: expected a number of at least 0"),
     ({"sequence_id": 4}, "sequence_id"),
 ]
 
@@ -198,8 +199,8 @@ def test_a_parameter_is_obeyed_or_refused(stream: Stream, server: Any) -> None:
     """By a message that names it."""
     for parameters, said in WRONG:
         given = {**QUICK, **parameters}
-        sequence = given.pop("sequence_id", 0)
-        stream.client.async_stream_infer("count", [prompt_of(b"a")], parameters=given, sequence_id=sequence)
+        own = {name: given.pop(name) for name in ("sequence_id", "timeout") if name in given}  # tritonclient's own
+        stream.client.async_stream_infer("count", [prompt_of(b"a")], parameters=given, **own)
         with pytest.raises(InferenceServerException, match=said):
             stream.next()
     assert kept(server) == 0
@@ -247,6 +248,31 @@ def test_wrong_messages_are_refused(server: Any) -> None:
             assert re.search(said, answer.error_message), (index, answer.error_message)
         (answer,) = streamed(channel, [text_message()])
     assert not answer.error_message
+
+
+def test_a_prompt_that_is_as_large_as_tensors_is_read(server: Any) -> None:
+    """Raw values of a large message are taken out of it; the error tells the size of the text all the same."""
+    size = 1 << 17
+    request = text_message(texts=[], raw=[size.to_bytes(4, "little") + b"a" * size])
+    request.inputs[0].ClearField("contents")
+    with grpc.insecure_channel(server.address) as channel:
+        (answer,) = streamed(channel, [request])
+    assert re.search(f"at most 8 bytes.*got {size}", answer.error_message), answer.error_message
+
+
+def test_a_slow_text_ends_with_its_timeout_or_its_model(stream: Stream, server: Any) -> None:
+    """It does not wait for the time of its next token, which is 1000 s away."""
+    given = {"tokens_per_s": 0.001, "max_tokens": 3}
+    stream.client.async_stream_infer("count", [prompt_of(b"a")], parameters=given, timeout=200_000)
+    stream.next()
+    with pytest.raises(InferenceServerException, match="passed after 1 of 3 tokens"):
+        stream.next()
+    stream.ask(b"a", **given)
+    stream.next()
+    (held,) = list(server._dataplane.sequences._all.values())
+    server._dataplane.sequences.remove(held)
+    with pytest.raises(InferenceServerException, match="model was unloaded"):
+        stream.next()
 
 
 def streamed(channel: grpc.Channel, requests: list[messages.ModelInferRequest]) -> Any:
