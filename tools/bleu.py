@@ -52,7 +52,10 @@ def translated(session: Runs, level: int, source: np.ndarray) -> np.ndarray:
 
 def scores(recipe_name: str, path: Path, settings: list[str], samples: int) -> list[dict[str, Any]]:
     """BLEU in percent and time of each level of the file, on the first `samples` test sentences; 0: on all."""
-    import sacrebleu
+    try:
+        import sacrebleu
+    except ModuleNotFoundError:
+        raise SystemExit("BLEU is computed by sacrebleu: pip install 'nested-sparse[translation]'") from None
 
     table = dict(load_recipe(recipe_name, settings).tables["data"])
     table.pop("name")
