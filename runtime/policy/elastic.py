@@ -123,7 +123,7 @@ class ElasticPolicy:
         rise_ms = RISE_BUDGET_SHARE * _budget_ms(request, now_s)
         fitting, why = self._fitting(request, plan, ramp.level, slowdown, rise_ms)
         if fitting > request.lowest_level:
-            fits, fitting = fitting, self._worthwhile(fitting, request, queue, now_s)
+            fits, fitting = fitting, self._worthwhile(fitting, request, queue, now_s, ramp.level)
             if fitting < fits:
                 why = f"level {fits} would make too many late"
         level = max(ramp.step(fitting), request.lowest_level)
@@ -232,11 +232,11 @@ class ElasticPolicy:
                 return level, why
         return request.lowest_level, why
 
-    def _worthwhile(self, fitting: int, request: Waiting, queue: Sequence[Waiting], now_s: float) -> int:
-        """The level of most worth among those up to `fitting`."""
+    def _worthwhile(self, fitting: int, request: Waiting, queue: Sequence[Waiting], now_s: float, present: int) -> int:
+        """The level of most worth among those up to `fitting`. present: the level of the latest runs."""
         between = range(fitting, request.lowest_level, -1)
         levels = [*(level for level in between if self._useful[level]), request.lowest_level]
-        return self._worth.best(levels, request, queue, now_s)
+        return self._worth.best(levels, request, queue, now_s, present)
 
     def _sustains(self, level: int, rises: bool, plan: QueuePlan, slowdown: float) -> bool:
         """Whether the queue and the samples that usually follow can be served at `level`."""

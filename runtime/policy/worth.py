@@ -13,6 +13,11 @@ STEP = 0.05
 """Gain of a level over the one below, as a share of the lowest one's accuracy, where the model states no accuracy."""
 
 
+RISE = 1.05
+"""Factor on the run of a level above the present one. Without it, scatter of a few per cent turns the choice again and
+again where a level takes nearly all the time that a request has."""
+
+
 class Worth:
     """Weighs the accuracy that a denser level adds against the answers that it makes late.
 
@@ -29,10 +34,17 @@ class Worth:
         self._forecast = forecast
         self._arrivals = arrivals
 
-    def best(self, levels: Sequence[int], request: Waiting, queue: Sequence[Waiting], now_s: float) -> int:
+    def best(
+        self,
+        levels: Sequence[int],
+        request: Waiting,
+        queue: Sequence[Waiting],
+        now_s: float,
+        present: int | None = None,
+    ) -> int:
         """The level of most worth among `levels`, densest first; the last one is the lowest that `request` allows.
 
-        queue: the requests behind, in the order of service.
+        queue: the requests behind, in the order of service. present: the level of the latest runs; None: any.
         """
         self._forecast.chances.forget(now_s)
         mean = self._forecast.slowdown.mean(now_s)
@@ -49,6 +61,8 @@ class Worth:
         best, most = levels[0], -math.inf
         for level in levels:
             run_ms = mean * self._forecast.profiled_ms(level, request.batch, request.sizes)
+            if present is not None and level > present:
+                run_ms *= RISE
             own = chance(run_ms, slack_ms)
             worth, certain, end_ms = self._scores[level] * own, own == 1.0, run_ms
             for each_ms, each_slack_ms, score in behind:

@@ -67,6 +67,12 @@ def test_requests_that_come_meanwhile_count() -> None:
     assert worth([0.80, 0.81, 0.82], [5.0], arrivals).best(LEVELS, due(30.0), [], 0.2) == 1
 
 
+def test_a_rise_leaves_room_for_scatter() -> None:
+    """Level 2 and a reply take 19.5 of 20 ms: enough to stay there, too much to rise to it."""
+    assert worth([0.80, 0.81, 0.82], [3.5]).best(LEVELS, due(20.0), [], 0.0, present=2) == 2
+    assert worth([0.80, 0.81, 0.82], [3.5]).best(LEVELS, due(20.0), [], 0.0, present=1) == 1
+
+
 def test_the_policy_says_why_a_level_is_left() -> None:
     """Level 2 fits by prediction; replies take the time that it leaves."""
     policy = ElasticPolicy(PROFILE, accuracy=[0.80, 0.90, 0.92])
