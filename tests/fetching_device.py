@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from file_server import FileServer
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import NestedSparseError, RepositoryError
@@ -174,3 +175,9 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def stall_after(server: FileServer, published: Published, levels: int) -> None:
+    """Have the server rest after so many levels, in the middle of the next."""
+    at = len(published.manifest.raw) + published.manifest.prefix_nbytes(levels)
+    server.trigger = (at, lambda: setattr(server, "stalled", True))
