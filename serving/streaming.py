@@ -18,7 +18,7 @@ from nested_sparse.proto import messages
 
 from .connections.calls import Calls
 from .fault import Ending, ending_of
-from .generation.text_message import asks_for_text
+from .generation.text_message import FINAL_RESPONSE, asks_for_text
 from .protocol.convert import InferRequest
 from .protocol.known_headers import KnownRequest
 from .protocol.wire import length_prefix
@@ -34,7 +34,7 @@ INFER_RESPONSE = messages.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["in
 REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 """Statuses of an AccessError that another part of the server has found. They end the stream, as that error does."""
 FINAL = messages.ModelInferResponse(
-    parameters={"triton_final_response": messages.InferParameter(bool_param=True)}
+    parameters={FINAL_RESPONSE: messages.InferParameter(bool_param=True)}
 ).SerializeToString()
 """The parameter that tells the last response of a request; all but those for texts have one response. In front of
 another response, these bytes become part of it: protobuf merges messages that follow one another."""

@@ -66,7 +66,6 @@ class Generation:
                 f"{len(asked.prompt)}; send the last of them"
             )
         self._model, self._asked, self._arrived_s = model, asked, arrived_s
-        self._default_slo_ms = default_slo_ms
         timeout_ms = math.inf if asked.timeout_ms is None else asked.timeout_ms
         self._ends_s = arrived_s + timeout_ms / MS_PER_S
         self._period_s = default_slo_ms / MS_PER_S if asked.tokens_per_s is None else 1.0 / asked.tokens_per_s
@@ -146,6 +145,4 @@ class Generation:
         )
 
     def _left_ms(self, now_s: float) -> float | None:
-        if self._asked.timeout_ms is None:
-            return None
-        return self._asked.timeout_ms - (now_s - self._arrived_s) * MS_PER_S
+        return None if math.isinf(self._ends_s) else (self._ends_s - now_s) * MS_PER_S

@@ -11,8 +11,6 @@ from .forecast import BEHIND, Forecast
 
 STEP = 0.05
 """Gain of a level over the one below, as a share of the lowest one's accuracy, where the model states no accuracy."""
-
-
 RISE = 1.05
 """Factor on the run of a level above the present one. Without it, scatter of a few per cent turns the choice again and
 again where a level takes nearly all the time that a request has."""
