@@ -79,10 +79,11 @@ class Row:
         """The settings of the row and of the data as arguments."""
         given = {**self.settings, **data}
         names_first = sorted(given, key=lambda key: not key.endswith(".name"))  # a name drops what was set before
-        return [word for key in names_first for word in ("--set", f"{key}={_toml(given[key])}")]
+        return [word for key in names_first for word in ("--set", f"{key}={toml_value(given[key])}")]
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """`value` as TOML."""
     return json.dumps(value)  # numbers, strings, booleans and lists are alike in both
 
 
@@ -268,7 +269,7 @@ def fill(study: Study, arguments: argparse.Namespace) -> None:
         if path is None or all("disagreement" in level for level in line["levels"]):
             continue
         of_data = {key: value for key, value in {**rows[name].settings, **files}.items() if key.startswith("data.")}
-        recipe = load_recipe(rows[name].recipe, [f"{key}={_toml(value)}" for key, value in of_data.items()])
+        recipe = load_recipe(rows[name].recipe, [f"{key}={toml_value(value)}" for key, value in of_data.items()])
         metrics, quality = file_metrics(path, recipe.load_data(seed).scored(), task=recipe.task), study.metric.name
         stated = [level[quality] for level in line["levels"]]
         if max(abs(a - b) for a, b in zip(metrics[quality], stated, strict=True)) > SAME_SCORE:
