@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -49,3 +52,57 @@ def test_each_word_is_chosen_behind_those_before_it(bleu: ModuleType) -> None:
 def test_a_sentence_without_an_end_is_cut(bleu: ModuleType) -> None:
     """At the length of the source's rows."""
     assert bleu.translated(Copying(), 0, np.array([[5, 6, 7]])).tolist() == [[5, 6, 7]]
+
+
+STUDY = """
+title = "translations"
+recipe = "multi30k-gnmt"
+[data]
+"data.train_source" = "train.en"
+"data.train_target" = "train.de"
+"data.test_source" = "test.en"
+"data.test_target" = "test.de"
+[settings]
+"data.evaluate_on" = "test"
+"data.length" = 4
+[[row]]
+name = "dense"
+kind = "dense"
+[[row]]
+name = "ladder"
+kind = "nested"
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tools/study.py reads TOML with Python 3.11's tomllib")
+def test_a_study_s_kept_checkpoints_are_scored_once(
+    bleu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the sentences of its data and settings; the score of each level is stored in its run's line alone."""
+    for name, text in (("train.en", "a b\nb\n"), ("train.de", "x y\nY\n"), ("test.en", "B c\n"), ("test.de", "Y, z\n")):
+        (tmp_path / name).write_text(text)
+    study, results = tmp_path / "some.toml", tmp_path / "some.jsonl"
+    study.write_text(STUDY)
+    runs = [{"row": row, "seed": 0, "levels": [{"bits_per_word": 2.0}] * 2} for row in ("dense", "ladder")]
+    results.write_text("".join(json.dumps(run) + "\n" for run in runs))
+    kept = tmp_path / "kept" / "some" / "ladder-0.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    asked = []
+
+    def scores(path: Path, sentences: object) -> list[dict[str, float]]:
+        asked.append((path, sentences))
+        return [{"level": level, "bleu": 10.0 + level} for level in range(2)]
+
+    monkeypatch.setattr(bleu, "scores", scores)
+    given = argparse.Namespace(data=tmp_path, keep=tmp_path / "kept", out=tmp_path / "out", samples=0)
+    printed = list(bleu.score_study(study, given))
+    assert [(line["row"], line["seed"], line["bleu"]) for line in printed] == [("ladder", 0, 10.0), ("ladder", 0, 11.0)]
+    ((path, sentences),) = asked
+    assert path == kept
+    assert sentences.rows.shape == (1, 4)
+    assert sentences.references == ["y , z"]
+    dense, ladder = (json.loads(line) for line in results.read_text().splitlines())
+    assert dense == runs[0]
+    assert [level["bleu"] for level in ladder["levels"]] == [10.0, 11.0]
+    assert list(bleu.score_study(study, given)) == []

@@ -1,8 +1,11 @@
 """BLEU: the score of a translation file at each level, decoded greedily, one JSON line a level.
 
     python tools/bleu.py multi30k-translator runs/multi30k-translator.safetensors --set data.train_source=…
+    python tools/bleu.py docs/results/multi30k-translator.toml --keep ../kept
 
-Settings are those of the training: the vocabularies come from its files. BLEU is sacrebleu's (extra [translation]), of
+Settings are those of the training: the vocabularies come from its files. Of a study (tools/study.py) each kept
+checkpoint of a finished run is scored, and its BLEU is stored in the run's line; --data, --keep and --out are those of
+`study.py run`, and lines that have it are skipped. BLEU is sacrebleu's (extra [translation]), of
 words in small letters, each sign a word, on both sides. It is comparable with itself, not with figures of other cuts.
 """
 
@@ -11,14 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from nested_sparse.options import Problems, checked_options
 from nested_sparse.runtime import Session
 from nested_sparse.trainer.data.datasets import Translations
-from nested_sparse.trainer.data.translations import BEGIN, END, PAD, read_pairs, words_of
+from nested_sparse.trainer.data.translations import BEGIN, END, PAD, Vocabulary, read_pairs, words_of
 from nested_sparse.trainer.recipes.recipe import load_recipe
 
 BATCH = 50
@@ -50,27 +56,41 @@ def translated(session: Runs, level: int, source: np.ndarray) -> np.ndarray:
     return found
 
 
-def scores(recipe_name: str, path: Path, settings: list[str], samples: int) -> list[dict[str, Any]]:
-    """BLEU in percent and time of each level of the file, on the first `samples` test sentences; 0: on all."""
+@dataclass(frozen=True)
+class Sentences:
+    """Test sentences. rows: their words, int64 (n, length). references: their translations, in words. target: those."""
+
+    rows: np.ndarray
+    references: list[str]
+    target: Vocabulary
+
+    @classmethod
+    def of(cls, recipe_name: str, settings: list[str], samples: int) -> Sentences:
+        """The first `samples` test sentences of the recipe with these settings; 0: all."""
+        table = dict(load_recipe(recipe_name, settings).tables["data"])
+        table.pop("name")
+        data = Translations(**checked_options("data", table, Translations, Problems()))  # the recipe's were checked
+        known_source, known_target = data.vocabularies(read_pairs(data.train_source, data.train_target))
+        source, target = (each[: samples or None] for each in read_pairs(data.test_source, data.test_target))
+        references = [" ".join(words_of(each)) for each in target]
+        return cls(known_source.rows(source, data.length), references, known_target)
+
+
+def scores(path: Path, sentences: Sentences) -> list[dict[str, Any]]:
+    """BLEU in percent and time of each level of the file."""
     try:
         import sacrebleu
     except ModuleNotFoundError:
         raise SystemExit("BLEU is computed by sacrebleu: pip install 'nested-sparse[translation]'") from None
 
-    table = dict(load_recipe(recipe_name, settings).tables["data"])
-    table.pop("name")
-    data = Translations(**{key: Path(value) if isinstance(value, str) else value for key, value in table.items()})
-    known_source, known_target = data.vocabularies(read_pairs(data.train_source, data.train_target))
-    source, target = (each[: samples or None] for each in read_pairs(data.test_source, data.test_target))
-    references, rows = [" ".join(words_of(each)) for each in target], known_source.rows(source, data.length)
-    found = []
+    found, rows = [], sentences.rows
     with Session(path, threads=1) as session:
         for level in session.levels:
             begun_s, texts = time.perf_counter(), []
             for begin in range(0, len(rows), BATCH):
                 decoded = translated(session, level.index, rows[begin : begin + BATCH])
-                texts += [known_target.text(row) for row in decoded]
-            bleu = sacrebleu.corpus_bleu(texts, [references], tokenize="none")
+                texts += [sentences.target.text(row) for row in decoded]
+            bleu = sacrebleu.corpus_bleu(texts, [sentences.references], tokenize="none")
             seconds = time.perf_counter() - begun_s
             found.append(
                 {
@@ -85,15 +105,40 @@ def scores(recipe_name: str, path: Path, settings: list[str], samples: int) -> l
     return found
 
 
+def score_study(path: Path, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The lines of each finished run of the study that has a checkpoint and no BLEU, which is stored in its line."""
+    from study import Study  # needs Python 3.11
+
+    study = Study(path)
+    for (name, seed), run in study.runs().items():
+        checkpoint = study.checkpoint(name, seed, asked) if name in study.named else None
+        if checkpoint is None or all("bleu" in level for level in run["levels"]):
+            continue
+        row = study.named[name]
+        found = scores(checkpoint, Sentences.of(row.recipe, study.of_data(row, asked.data), asked.samples))
+        for level, line in zip(run["levels"], found, strict=True):
+            level["bleu"] = line["bleu"]
+        study.rewrite(name, seed, run)
+        yield from ({"row": name, "seed": seed, **line} for line in found)
+
+
 def main() -> None:
     """As the module's docstring says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe")
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("recipe", help="a recipe, or a study's file")
+    parser.add_argument("checkpoint", type=Path, nargs="*", help="files of the recipe; of a study, none")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="TABLE.KEY=VALUE")
     parser.add_argument("--samples", type=int, default=0, help="test sentences; 0: all")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="of a study: folder of the data sets")
+    parser.add_argument("--out", type=Path, default=Path("build/study"), help="of a study: folder of the runs")
+    parser.add_argument("--keep", type=Path, help="of a study: folder of the copies of checkpoints")
     asked = parser.parse_args()
-    for line in scores(asked.recipe, asked.checkpoint, asked.settings, asked.samples):
+    if asked.checkpoint:
+        sentences = Sentences.of(asked.recipe, asked.settings, asked.samples)
+        lines = ({"file": str(path), **line} for path in asked.checkpoint for line in scores(path, sentences))
+    else:
+        lines = score_study(Path(asked.recipe), asked)
+    for line in lines:
         print(json.dumps(line), flush=True)
 
 

@@ -169,6 +169,16 @@ class Study:
         with self.results.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
+    def rewrite(self, name: str, seed: int, line: dict[str, Any]) -> None:
+        """Put `line` in the place of the finished run's."""
+        present = {**self.runs(), (name, seed): line}  # read again: a run may have ended meanwhile
+        write_whole(self.results, "".join(json.dumps(each) + "\n" for each in present.values()).encode())
+
+    def of_data(self, row: Row, data: Path) -> list[str]:
+        """The settings of the row's data, as `load_recipe` takes them. data: the folder of its files."""
+        given = {**row.settings, **self.files(data)}
+        return [f"{key}={_toml(value)}" for key, value in given.items() if key.startswith("data.")]
+
     def folder(self, row: Row, seed: int, out: Path) -> Path:
         """The folder of a run's files."""
         return out / self.path.stem / f"{row.slug}-{seed}"
@@ -263,13 +273,11 @@ def fill(study: Study, arguments: argparse.Namespace) -> None:
     from nested_sparse.trainer.recipes.recipe import load_recipe
 
     rows = {row.name: row for row in study.rows}
-    files = study.files(arguments.data)
     for (name, seed), line in study.runs().items():
         path = study.checkpoint(name, seed, arguments) if name in rows else None
         if path is None or all("disagreement" in level for level in line["levels"]):
             continue
-        of_data = {key: value for key, value in {**rows[name].settings, **files}.items() if key.startswith("data.")}
-        recipe = load_recipe(rows[name].recipe, [f"{key}={toml_value(value)}" for key, value in of_data.items()])
+        recipe = load_recipe(rows[name].recipe, study.of_data(rows[name], arguments.data))
         metrics, quality = file_metrics(path, recipe.load_data(seed).scored(), task=recipe.task), study.metric.name
         stated = [level[quality] for level in line["levels"]]
         if max(abs(a - b) for a, b in zip(metrics[quality], stated, strict=True)) > SAME_SCORE:
@@ -278,8 +286,7 @@ def fill(study: Study, arguments: argparse.Namespace) -> None:
             level["disagreement"] = share
         store_metrics(path, {**metrics, quality: stated})
         print(f"{name}, seed {seed}: {metrics['disagreement']}", file=sys.stderr, flush=True)
-        present = {**study.runs(), (name, seed): line}  # read again: a run may have ended meanwhile
-        write_whole(study.results, "".join(json.dumps(each) + "\n" for each in present.values()).encode())
+        study.rewrite(name, seed, line)
 
 
 def time(study: Study, arguments: argparse.Namespace) -> None:

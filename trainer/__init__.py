@@ -14,7 +14,7 @@ from .progress import EpochReport, ProgressBar
 from .recalibrate import recalibrate
 from .reroute import measure_reroutes
 from .schedules import Admm, Chex, Gap, Gradual, OneShot, RigL
-from .tasks import Classification, Language, Ranking, Task
+from .tasks import Classification, Language, Ranking, Segmentation, Task
 from .train import fine_tune_int8, train
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "ProgressBar",
     "Ranking",
     "RigL",
+    "Segmentation",
     "Task",
     "TrainConfig",
     "TrainingData",

@@ -103,17 +103,18 @@ def _metrics(
     doing: str,
 ) -> dict[str, list[float]]:
     task = DEFAULT if task is None else task
-    totals, differing, count, read = [0.0] * levels, [0] * levels, 0, 0
+    totals, differing, items, count, read = [0.0] * levels, [0] * levels, 0, 0, 0
     for inputs, targets in batches:
         read += 1
         judged = [task.judged(answer(inputs, level), targets, doing) for level in range(levels)]
         for level, (scores, choices) in enumerate(judged):
             totals[level] += scores.sum().item()
             differing[level] += int((choices != judged[-1].choices).sum())
-        count += len(judged[-1].choices)
+        items += len(judged[-1].scores)
+        count += len(judged[-1].choices)  # of a segmentation, those of every position
     if not count:
         raise _nothing_counts(task, read, doing)
-    return {task.quality: [each / count for each in totals], DISAGREEMENT: [each / count for each in differing]}
+    return {task.quality: [each / items for each in totals], DISAGREEMENT: [each / count for each in differing]}
 
 
 @torch.no_grad()

@@ -11,13 +11,14 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from ..checked import is_number, require, require_count, require_one_of
+from ..checked import is_number, require, require_count, require_one_of, require_share
 from ..distributed import rank, world_size
 from .graph import load_graph
 from .images import Batches, LabelledImages, hold_out, load_digits_images, load_idx, noisy
 from .lists import load_lists
 from .points import load_radhar
 from .samples import Inputs, Labelled, picked, taken
+from .shapes import PARTS, make_shapes
 from .speech import load_fsdd
 from .text import load_bytes
 from .translations import MARKS, Vocabulary, read_pairs, translations
@@ -311,6 +312,50 @@ class Planetoid:
         return TrainingData(lambda _: epoch, lambda: [(graph.inputs, scored)], graph.inputs, facts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shapes(Source):
+    """Clouds of points of made-up objects with their parts, see `make_shapes`; for the task segmentation."""
+
+    train_clouds: int = 1500
+    test_clouds: int = 500
+    points: int = 512
+    """Points of a cloud."""
+    jitter: float = 0.02
+    """Standard deviation of a point's place, as a share of the object's radius."""
+    outliers: float = 0.03
+    """Share of the points that are off by 8 times as much."""
+    one_sided: float = 0.5
+    """Share of the clouds that have points only where the surface looks to one side."""
+
+    def __post_init__(self) -> None:
+        """Check every field. Raises TrainingError."""
+        super().__post_init__()
+        for field in ("train_clouds", "test_clouds", "points"):
+            require_count(self, field, 1)
+        require(self, "jitter", is_number(self.jitter) and self.jitter >= 0, ">= 0")
+        require_share(self, "outliers")
+        require_share(self, "one_sided")
+
+    def read(self) -> tuple[Labelled, Labelled]:
+        """Clouds made from two generators of this seed."""
+        train, test = (
+            make_shapes(
+                count,
+                points=self.points,
+                jitter=self.jitter,
+                outliers=self.outliers,
+                one_sided=self.one_sided,
+                seed=(self.seed, part),
+            )
+            for part, count in enumerate((self.train_clouds, self.test_clouds))
+        )
+        return train, test
+
+    def facts(self, train: Labelled) -> dict[str, int]:
+        """The parts of all kinds, and the coordinates of a point."""
+        return {"classes": PARTS, "channels": 3}
+
+
 DATA: dict[str, type[Loading]] = {
     "digits": Digits,
     "idx": Idx,
@@ -320,6 +365,7 @@ DATA: dict[str, type[Loading]] = {
     "bytes": Bytes,
     "planetoid": Planetoid,
     "translations": Translations,
+    "shapes": Shapes,
 }
 
 

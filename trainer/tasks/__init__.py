@@ -3,8 +3,14 @@
 from .classification import Classification
 from .language import Language
 from .ranking import Ranking
+from .segmentation import Segmentation
 from .task import Judged, Task
 
-__all__ = ["TASKS", "Classification", "Judged", "Language", "Ranking", "Task"]
+__all__ = ["TASKS", "Classification", "Judged", "Language", "Ranking", "Segmentation", "Task"]
 
-TASKS: dict[str, type[Task]] = {"classification": Classification, "ranking": Ranking, "language": Language}
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "ranking": Ranking,
+    "language": Language,
+    "segmentation": Segmentation,
+}

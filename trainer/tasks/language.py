@@ -11,8 +11,11 @@ from torch import Tensor
 
 from nested_sparse.errors import TrainingError
 
+from ..checked import require_one_of
 from .classes import OfClasses, check_indices, check_range
 from .task import IGNORED, Judged, check_logits, kind
+
+UNITS = ("byte", "word")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +25,18 @@ class Language(OfClasses):
     A class is a byte, or whatever the data cuts the text into; bits are per class. Targets of -100 are left out.
     """
 
-    quality = "bits_per_byte"
+    unit: str = UNITS[0]
+    """The thing that a class stands for: byte or word. The metric is named after it."""
     higher_is_better = False
+
+    def __post_init__(self) -> None:
+        """Check the field. Raises TrainingError."""
+        require_one_of(self, "unit", UNITS)
+
+    @property
+    def quality(self) -> str:  # type: ignore[override]
+        """The metric's name, such as bits_per_byte."""
+        return f"bits_per_{self.unit}"
 
     def check(self, outputs: Any, targets: Any) -> None:
         """Check a batch."""

@@ -6,6 +6,7 @@ from .gpt import GPT
 from .jasper import Jasper
 from .mobile import MobileNetV2
 from .pointnet2 import PointNet2
+from .pointnet2_parts import PointNet2Parts
 from .re_ranker import ReRanker
 from .residual import DigitNet, ResidualBlock, ResNet20, ResNet50
 from .translator import Translator
@@ -19,6 +20,7 @@ __all__ = [
     "Jasper",
     "MobileNetV2",
     "PointNet2",
+    "PointNet2Parts",
     "ReRanker",
     "ResNet20",
     "ResNet50",
@@ -36,6 +38,7 @@ MODELS: dict[str, type] = {
     "gat": GAT,
     "gpt": GPT,
     "pointnet2": PointNet2,
+    "pointnet2_parts": PointNet2Parts,
     "gnmt": GNMT,
     "translator": Translator,
 }

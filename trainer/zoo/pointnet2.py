@@ -37,15 +37,9 @@ class SetAbstraction(nn.Module):
             )
         step = points // self.centres
         chosen = places[:, :, : step * self.centres : step]
-        distances = (chosen[:, :, :, None] - places[:, :, None, :]).square().sum(1)
-        order = torch.arange(points, dtype=places.dtype, device=places.device)
-        near = (
-            ((distances + SAME_PLACE) * (1 + TIE * order))
-            .topk(self.neighbours, dim=2, largest=False)
-            .indices.flatten(1)
-        )
-        around = _picked(places, near, self.centres) - chosen[:, :, :, None]
-        grouped = torch.cat([around, _picked(values, near, self.centres)], 1)
+        _, near = nearest(chosen, places, self.neighbours)
+        around = picked(places, near) - chosen[:, :, :, None]
+        grouped = torch.cat([around, picked(values, near)], 1)
         found: Tensor = self.mlp(grouped).amax(3)
         return chosen, found
 
@@ -83,11 +77,22 @@ class PointNet2(nn.Module):
         return logits
 
 
-def _picked(values: Tensor, indices: Tensor, centres: int) -> Tensor:
-    """(N, C, points) values at indices (N, centres × neighbours), as (N, C, centres, neighbours)."""
+def nearest(places: Tensor, points: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` nearest points of each place, the nearest first; of equally distant ones the first.
+
+    places (N, 3, P), points (N, 3, points). Squared distances, of which none is 0, and int64 indices, (N, P, count).
+    """
+    distances = (places[:, :, :, None] - points[:, :, None, :]).square().sum(1)
+    order = torch.arange(points.shape[2], dtype=points.dtype, device=points.device)
+    found = ((distances + SAME_PLACE) * (1 + TIE * order)).topk(count, dim=2, largest=False)
+    return found.values, found.indices
+
+
+def picked(values: Tensor, indices: Tensor) -> Tensor:
+    """(N, C, points) values at indices (N, P, count), as (N, C, P, count)."""
     samples, channels = values.shape[:2]
-    everywhere = indices[:, None].expand(-1, channels, -1)
-    return values.gather(2, everywhere).reshape(samples, channels, centres, -1)
+    everywhere = indices.flatten(1)[:, None].expand(-1, channels, -1)
+    return values.gather(2, everywhere).reshape(samples, channels, *indices.shape[1:])
 
 
 def shared_mlp(inputs: int, widths: tuple[int, ...]) -> nn.Sequential:

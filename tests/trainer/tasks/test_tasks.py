@@ -30,6 +30,7 @@ from nested_sparse.trainer import (
     nest,
     train,
 )
+from nested_sparse.trainer.recipes.recipe import load_recipe
 from nested_sparse.trainer.recipes.run import run_recipe
 
 SHORT = ("train.dense_epochs=0", "train.search_epochs=0", "nesting.epochs_per_level=0")
@@ -98,6 +99,19 @@ def test_bits_are_those_of_each_target() -> None:
     np.testing.assert_allclose(judged.scores.numpy(), bits, rtol=1e-9)
     assert judged.choices.tolist() == [int(shares[n, t].argmax()) for n, t in there]
     assert Language().loss(logits, targets).item() == pytest.approx(np.mean(bits) * math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize(("recipe", "metric"), [("bytes", "bits_per_byte"), ("multi30k-gnmt", "bits_per_word")])
+def test_bits_are_named_after_their_unit(recipe: str, metric: str) -> None:
+    """Recipes of translations have words."""
+    names = ("train_file", "test_file")
+    if metric == "bits_per_word":
+        names = ("train_source", "train_target", "test_source", "test_target")
+    given = [f"data.{name}=FILE" for name in names]
+    assert load_recipe(recipe, given).task.metrics == (metric, "disagreement")
+    assert Language().quality == "bits_per_byte"
+    with pytest.raises(TrainingError, match=r"\[task\] unit: expected one of 'byte', 'word', got 'letter'"):
+        load_recipe(recipe, [*given, "task.unit=letter"])
 
 
 def test_targets_of_minus_100_are_left_out_of_an_accuracy() -> None:

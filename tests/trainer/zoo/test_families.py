@@ -121,12 +121,19 @@ def paired_of_places(folder: Path) -> list[str]:
     return [*paired(folder), "model.heads=2", "model.longest=6"]
 
 
+def shaped(folder: Path) -> list[str]:
+    """Clouds of 32 points, two of each kind to score."""
+    clouds = ["data.train_clouds=80", "data.test_clouds=10", "data.points=32"]
+    return [*clouds, "model.width=16", "model.centres=12", "model.neighbours=4"]
+
+
 FAMILIES: dict[str, Callable[[Path], list[str]]] = {
     "lightgbm-rank": ranked,
     "cora": linked,
     "bytes": written,
     "spoken-digits-by-speaker": spoken,
     "radhar": seen,
+    "shapes": shaped,
     "fashion-mnist-mobile": pictured,
     "multi30k-gnmt": paired,
     "multi30k-translator": paired_of_places,
