@@ -19,7 +19,7 @@ from nested_sparse.excerpt import excerpt
 from nested_sparse.options import options_of
 from nested_sparse.value_type import INT8
 
-from ..data.datasets import TrainingData
+from ..data.training_data import TrainingData
 from ..distributed import from_first, rank
 from ..entry import described, foreign_errors
 from ..evaluate import check_scored, file_metrics, metrics_per_level

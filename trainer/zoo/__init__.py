@@ -8,6 +8,7 @@ from .mobile import MobileNetV2
 from .pointnet2 import PointNet2
 from .re_ranker import ReRanker
 from .residual import DigitNet, ResidualBlock, ResNet20, ResNet50
+from .ssd import SSD
 from .translator import Translator
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "GNMT",
     "GPT",
     "MODELS",
+    "SSD",
     "DigitNet",
     "Jasper",
     "MobileNetV2",
@@ -36,6 +38,7 @@ MODELS: dict[str, type] = {
     "gat": GAT,
     "gpt": GPT,
     "pointnet2": PointNet2,
+    "ssd": SSD,
     "gnmt": GNMT,
     "translator": Translator,
 }
