@@ -177,7 +177,7 @@ class Study:
     def of_data(self, row: Row, data: Path) -> list[str]:
         """The settings of the row's data, as `load_recipe` takes them. data: the folder of its files."""
         given = {**row.settings, **self.files(data)}
-        return [f"{key}={_toml(value)}" for key, value in given.items() if key.startswith("data.")]
+        return [f"{key}={toml_value(value)}" for key, value in given.items() if key.startswith("data.")]
 
     def folder(self, row: Row, seed: int, out: Path) -> Path:
         """The folder of a run's files."""

@@ -17,7 +17,7 @@ from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.options import options_of
 
-from ..data.datasets import TrainingData
+from ..data.training_data import TrainingData
 from ..distributed import from_first, rank
 from ..entry import described, foreign_errors
 from ..evaluate import check_scored, metrics_per_level
