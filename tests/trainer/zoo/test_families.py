@@ -100,7 +100,17 @@ def pictured(folder: Path) -> list[str]:
         for name, array in (("images-idx3", images), ("labels-idx1", labels)):
             head = struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape)
             (folder / f"{part}-{name}-ubyte").write_bytes(head + array.astype(np.uint8).tobytes())
-    return [f"data.directory={folder}", "model.width=0.1", "model.strides=[2, 1, 2, 1, 1, 1, 1, 1]"]
+    return [f"data.directory={folder}"]
+
+
+def pictured_for_resnet(folder: Path) -> list[str]:
+    """The same, for ResNet-20."""
+    return [*pictured(folder), "model.width=4", "nesting.shares=[]"]
+
+
+def pictured_for_mobilenet(folder: Path) -> list[str]:
+    """The same, for MobileNetV2."""
+    return [*pictured(folder), "model.width=0.1", "model.strides=[2, 1, 2, 1, 1, 1, 1, 1]"]
 
 
 def paired(folder: Path) -> list[str]:
@@ -134,7 +144,8 @@ FAMILIES: dict[str, Callable[[Path], list[str]]] = {
     "spoken-digits-by-speaker": spoken,
     "radhar": seen,
     "shapes": shaped,
-    "fashion-mnist-mobile": pictured,
+    "fashion-mnist": pictured_for_resnet,
+    "fashion-mnist-mobile": pictured_for_mobilenet,
     "multi30k-gnmt": paired,
     "multi30k-translator": paired_of_places,
 }
