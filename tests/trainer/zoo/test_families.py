@@ -14,10 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from nested_sparse.errors import TrainingError
 from nested_sparse.runtime import Session
 from nested_sparse.serving.bench.serving.server_process import running_server
+from nested_sparse.toml_file import read_toml
 from nested_sparse.trainer import NestedModel, export, file_metrics, metrics_per_level
-from nested_sparse.trainer.recipes.recipe import Recipe, load_recipe
+from nested_sparse.trainer.recipes.recipe import FOLDER, Recipe, load_recipe
 from nested_sparse.trainer.recipes.run import start, train_by
 
 LEVELS = (0.1, 0.4, 0.8)
@@ -149,6 +151,12 @@ FAMILIES: dict[str, Callable[[Path], list[str]]] = {
     "multi30k-gnmt": paired,
     "multi30k-translator": paired_of_places,
 }
+
+
+def test_each_network_of_a_recipe_is_a_family() -> None:
+    """But the small net of digits, which the tests of recipes train."""
+    network_of = {path.stem: read_toml(path, TrainingError)["model"]["name"] for path in FOLDER.glob("*.toml")}
+    assert set(network_of.values()) - {network_of[name] for name in FAMILIES} == {"digit_net"}
 
 
 @dataclass(frozen=True)
