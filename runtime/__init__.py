@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .detection import Detections, detections
 from .generation import Generator, Token, generate
 from .joining import RowCheck, check_rows, mark_rows
 from .policy import Decision, ElasticPolicy, FixedPolicy, LevelPolicy, Residuals, Slowdown, Waiting
@@ -13,6 +14,7 @@ from .session import LevelCell, Session
 
 __all__ = [
     "Decision",
+    "Detections",
     "ElasticPolicy",
     "FixedPolicy",
     "Generator",
@@ -37,6 +39,7 @@ __all__ = [
     "Waiting",
     "check_rows",
     "default_probes",
+    "detections",
     "generate",
     "layer_profile",
     "mark_rows",

@@ -13,6 +13,7 @@ import grpc
 import nested_sparse
 from nested_sparse.errors import DeadlineError, InputError, NotFoundError, SequenceError
 from nested_sparse.proto import messages
+from nested_sparse.runtime.generation import text_model
 from nested_sparse.runtime.scheduling import Response, time_limit_ms
 from nested_sparse.runtime.session import batch_size
 from nested_sparse.tensor_spec import TensorSpec
@@ -285,7 +286,7 @@ class Servicer:
     ) -> Call:
         if isinstance(request, KnownRequest):
             return request.call(received_s, time_left_s)
-        if asks_for_text(request.message):
+        if asks_for_text(request.message) and text_model(model.inputs, model.outputs, model.state):
             raise InputError(
                 "A text is answered token by token; send the request for it in a stream, by ModelStreamInfer "
                 "(tritonclient: async_stream_infer), to a server that is not behind a cluster's ingress."

@@ -36,6 +36,10 @@ kind = "separate"
 name = "ladder"
 kind = "nested"
 compare = ["dense", "20 % alone"]
+[[row]]
+name = "bytes"
+kind = "nested"
+int8_of = "ladder"
 """
 FAMILIES = """
 title = "pictured"
@@ -48,6 +52,7 @@ study = "small.toml"
 dense = "dense"
 small = "narrow"
 ladder = "ladder"
+int8 = "bytes"
 [[family]]
 name = "to be trained"
 study = "empty.toml"
@@ -95,6 +100,22 @@ def test_levels_are_set_against_dense_and_against_the_same_density_alone(folder:
     assert "| trained | -20.00 ± 0.00 % |  |" in told
     assert "to be trained" not in done.stdout
     assert (folder / "families.png").stat().st_size > 1000
+
+
+def test_int8_and_times_have_tables_of_their_own(folder: Path) -> None:
+    """Each level of the int8 file against float32, and times as multiples of dense; no such table without figures."""
+    floats = line("dense", 0, {1.0: 0.8}) + line("ladder", 0, {0.2: 0.5, 0.7: 0.8})
+    (folder / "small.jsonl").write_text(floats)
+    assert "int8" not in called(folder).stdout
+    (folder / "small.jsonl").write_text(floats + line("bytes", 0, {0.2: 0.4, 0.7: 0.88}))
+    of_family = {"dense_ms": 3.0, "levels_ms": [1.0, 2.0], "int8_ms": [0.5, 6.0]}
+    times = {"rounds": 7, "families": {"trained": of_family, "gone": of_family}}
+    (folder / "families.times.json").write_text(json.dumps(times))
+    told = called(folder).stdout.splitlines()
+    assert "| trained | -20.00 % | +10.00 % |" in told
+    assert "| trained | 3.000 | 1.000 (3.0 ×) | 2.000 (1.5 ×) |" in told
+    assert "| trained, int8 | 3.000 | 0.500 (6.0 ×) | 6.000 (0.5 ×) |" in told
+    assert not any("gone" in row for row in told)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
     ): "the demo's metrics are those of the file, run on this device, and so are its reroutes",
     ("trainer.export.row_mark", "runtime"): "whether rows are independent is seen by running the file",
     ("trainer.file_model", "runtime"): "a file's answers are those of the file, run as a device runs it",
+    ("trainer.tasks.detection", "runtime"): "a level is scored by the detections that a client makes of its output",
     ("trainer.reroute", "runtime"): "lowered inferences of a file are those of its own operators",
     ("trainer.export.int8.calibrate", "runtime"): "ranges are those of the file's own operators, in float32",
     ("trainer.export.verify", "runtime"): "export compares what it wrote, run at every level, with torch",
@@ -74,6 +75,7 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
 ROOMS: Mapping[str, int] = {
     "resources": 0,
     "cuda": 0,
+    "detection": 0,
     "session": 1,
     "joining": 2,
     "rerouting": 2,
@@ -92,7 +94,7 @@ MAY_USE: Mapping[str, set[str]] = {
     "proto": {"google"},
     "kernels": {"numpy", "onnxruntime"},
     "runtime": {"numpy", "onnxruntime"},
-    "trainer": {"numpy", "torch", "onnx_ir", "onnxscript", "sklearn", "matplotlib", "rich"},
+    "trainer": {"numpy", "torch", "onnx_ir", "onnxscript", "sklearn", "matplotlib", "rich", "pycocotools"},
     "serving": DEVICE_LIBRARIES - {"tomli"} | {"matplotlib", "tritonclient"},
 }
 """Top-level names of the libraries, beside Python's own, that a folder imports."""

@@ -3,15 +3,17 @@
     python tools/families.py docs/results/families.toml
 
 Each [[family]] has a name, a study (a file of tools/study.py beside this one), and the names of its rows: `dense`;
-`ladder`, whose `compare` names the nets of one density trained alone; and, where there is one, `small`, a dense net of
-about as many FLOPs as the ladder's level of a few per cent. [paper] has points that others report: share of weights,
-and relative difference from dense in percent. A family without runs is left out. Needs Python 3.11 or newer.
+`ladder`, whose `compare` names the nets of one density trained alone; and, where there are such, `small`, a dense net
+of about as many FLOPs as the ladder's level of a few per cent, and `int8`, the ladder in int8. [paper] has points that
+others report: share of weights, and relative difference from dense in percent. A family without runs is left out. The
+times, where there are any, are those of tools/families_latency.py. Needs Python 3.11 or newer.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,10 @@ from study_report import Difference, Finished, Metric
 
 @dataclass(frozen=True)
 class Family:
-    """The finished rows of one family. alone: nets of one density; small: a dense net of few FLOPs, or None."""
+    """The finished rows of one family.
+
+    alone: nets of one density. small: a dense net of few FLOPs, or None. int8: the ladder in int8, or None.
+    """
 
     name: str
     metric: Metric
@@ -31,21 +36,22 @@ class Family:
     ladder: Finished
     alone: tuple[Finished, ...]
     small: Finished | None
+    int8: Finished | None
 
     @classmethod
     def of(cls, given: dict[str, str], folder: Path) -> Family | None:
         """The family that a [[family]] names; None while its ladder or its dense net has no run."""
         study = Study(folder / given["study"])
         rows = {row.name: row for row in study.finished()}
-        for key in {"dense", "ladder", "small"} & given.keys():
+        for key in {"dense", "ladder", "small", "int8"} & given.keys():
             if given[key] not in study.named:
                 raise SystemExit(f"family '{given['name']}': {key}: {given['study']} has no row '{given[key]}'")
         if given["dense"] not in rows or given["ladder"] not in rows:
             return None
         ladder = rows[given["ladder"]]
         alone = tuple(rows[name] for name in ladder.compare if name in rows and name != given["dense"])
-        small = rows.get(given.get("small", ""))
-        return cls(given["name"], study.metric, rows[given["dense"]], ladder, alone, small)
+        small, int8 = (rows.get(given.get(key, "")) for key in ("small", "int8"))
+        return cls(given["name"], study.metric, rows[given["dense"]], ladder, alone, small, int8)
 
     def against(self, other: Finished, level: int) -> Difference | None:
         """A level's figure against that of `other` at the same density, or of a dense net; None where it has none."""
@@ -55,23 +61,55 @@ class Family:
         return Difference.of(self.metric.of(self.ladder, level), self.metric.of(other, same))
 
 
-def tables(families: Sequence[Family]) -> Iterator[str]:
-    """The tables' lines: levels against dense; levels against nets alone; small dense nets against dense."""
+def tables(families: Sequence[Family], times: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """The tables' lines: levels against dense, beside small dense nets; against nets alone; int8; times."""
     most = max(len(family.ladder.levels) for family in families)
     levels = " | ".join(f"level {level}" for level in range(most))
-    yield "Relative to the dense net, in percent ± standard error; share of weights kept"
-    yield ""
-    yield f"| family | metric | seeds | dense | {levels} | small dense net |"
-    yield "|---" * (5 + most) + "|"
-    for family in families:
-        yield f"| {' | '.join(_against_dense(family, most))} |"
-    yield ""
-    yield "Relative to a net of the same density trained alone, in percent ± standard error"
-    yield ""
-    yield f"| family | {levels} |"
-    yield "|---" * (1 + most) + "|"
-    for family in families:
-        yield f"| {' | '.join(_against_alone(family, most))} |"
+    yield from _table(
+        "Relative to the dense net, in percent ± standard error; share of weights kept",
+        f"metric | seeds | dense | {levels} | small dense net",
+        (_against_dense(family, most) for family in families),
+    )
+    yield from _table(
+        "Relative to a net of the same density trained alone, in percent ± standard error",
+        levels,
+        (_against_alone(family, most) for family in families),
+    )
+    yield from _table("int8 above float32, in percent ± standard error", levels, map(_int8, families))
+    if times:
+        rows = (row for family in families for row in _times(family, times["families"].get(family.name)))
+        yield from _table(
+            f"Milliseconds of one sample, medians of {times['rounds']} runs in turns, one thread; times faster than "
+            "dense ONNX Runtime",
+            f"dense ONNX Runtime | {levels}",
+            rows,
+        )
+
+
+def _table(title: str, heads: str, rows: Iterable[list[str]]) -> Iterator[str]:
+    """The lines of a table whose first column is the family; none where no row has cells."""
+    filled = [row for row in rows if row]
+    if filled:
+        yield from ("", title, "", f"| family | {heads} |", "|---" * (2 + heads.count("|")) + "|")
+        yield from (f"| {' | '.join(row)} |" for row in filled)
+
+
+def _int8(family: Family) -> list[str]:
+    """Each level of the int8 file against the same level in float32."""
+    if family.int8 is None:
+        return []
+    pairs = (
+        (family.metric.of(family.int8, level), family.metric.of(family.ladder, level)) for level in family.ladder.levels
+    )
+    return [family.name, *(Difference.of(*pair).text() for pair in pairs)]
+
+
+def _times(family: Family, times: Mapping[str, Any] | None) -> Iterator[list[str]]:
+    """The times of the float32 file, and of the int8 file where it was timed."""
+    for key, name in (("levels_ms", ""), ("int8_ms", ", int8")) if times else ():
+        if times and key in times:
+            cells = [f"{ms:.3f} ({times['dense_ms'] / ms:.1f} ×)" for ms in times[key]]
+            yield [family.name + name, f"{times['dense_ms']:.3f}", *cells]
 
 
 def _against_dense(family: Family, most: int) -> list[str]:
@@ -133,7 +171,8 @@ def main() -> None:
     found = [family for given in content["family"] if (family := Family.of(given, path.parent)) is not None]
     if not found:
         raise SystemExit(f"{path}: no family has runs of its dense net and of its ladder")
-    print("\n".join(tables(found)))
+    timed = path.with_suffix(".times.json")
+    print("\n".join(tables(found, json.loads(timed.read_text()) if timed.exists() else None)))
     draw(content["title"], found, content["paper"], path.with_suffix(".png"))
 
 

@@ -34,7 +34,7 @@ from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session
 from nested_sparse.trainer import NestedModel, export, file_metrics, fine_tune_int8
 from nested_sparse.trainer.config import TrainConfig
-from nested_sparse.trainer.data.datasets import TrainingData
+from nested_sparse.trainer.data.training_data import TrainingData
 from nested_sparse.trainer.recalibrate import Moments
 from nested_sparse.trainer.recipes.recipe import Recipe, load_recipe
 from nested_sparse.trainer.recipes.run import start

@@ -79,10 +79,11 @@ class Row:
         """The settings of the row and of the data as arguments."""
         given = {**self.settings, **data}
         names_first = sorted(given, key=lambda key: not key.endswith(".name"))  # a name drops what was set before
-        return [word for key in names_first for word in ("--set", f"{key}={_toml(given[key])}")]
+        return [word for key in names_first for word in ("--set", f"{key}={toml_value(given[key])}")]
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """`value` as TOML."""
     return json.dumps(value)  # numbers, strings, booleans and lists are alike in both
 
 
@@ -176,7 +177,7 @@ class Study:
     def of_data(self, row: Row, data: Path) -> list[str]:
         """The settings of the row's data, as `load_recipe` takes them. data: the folder of its files."""
         given = {**row.settings, **self.files(data)}
-        return [f"{key}={_toml(value)}" for key, value in given.items() if key.startswith("data.")]
+        return [f"{key}={toml_value(value)}" for key, value in given.items() if key.startswith("data.")]
 
     def folder(self, row: Row, seed: int, out: Path) -> Path:
         """The folder of a run's files."""

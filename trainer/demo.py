@@ -16,8 +16,9 @@ from nested_sparse.errors import TrainingError
 from nested_sparse.reroute import Reroute
 from nested_sparse.value_type import INT8
 
-from .data.datasets import Digits, Idx, TrainingData, in_order
+from .data.datasets import Digits, Idx, in_order
 from .data.images import LabelledImages, noisy
+from .data.training_data import TrainingData
 from .evaluate import file_metrics, metrics_per_level
 from .export.write import export
 from .model.nested_model import NestedModel

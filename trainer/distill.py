@@ -20,7 +20,7 @@ from .memory_format import arrange_channels_last
 from .model.nested_model import NestedModel
 from .model.preserved import preserved_generators
 from .tasks import Task
-from .tasks.classification import DEFAULT
+from .tasks.classification import DEFAULT, Classification
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def check_first_batch(
             logits = task.logits(run(copied.train(training), inputs))
             if teacher is not None:
                 _check_teacher(teacher, inputs, logits)
-    _warn_of_regression(logits, targets)
+    _warn_of_regression(logits, targets if isinstance(task, Classification) else None)
 
 
 def _warn_of_regression(logits: Tensor, targets: Any) -> None:

@@ -103,18 +103,17 @@ def _metrics(
     doing: str,
 ) -> dict[str, list[float]]:
     task = DEFAULT if task is None else task
-    totals, differing, items, count, read = [0.0] * levels, [0] * levels, 0, 0, 0
+    tallies, differing, count, read = [task.tally() for _ in range(levels)], [0] * levels, 0, 0
     for inputs, targets in batches:
         read += 1
         judged = [task.judged(answer(inputs, level), targets, doing) for level in range(levels)]
         for level, (scores, choices) in enumerate(judged):
-            totals[level] += scores.sum().item()
+            tallies[level].add(scores)
             differing[level] += int((choices != judged[-1].choices).sum())
-        items += len(judged[-1].scores)
         count += len(judged[-1].choices)  # of a segmentation, those of every position
     if not count:
         raise _nothing_counts(task, read, doing)
-    return {task.quality: [each / items for each in totals], DISAGREEMENT: [each / count for each in differing]}
+    return {task.quality: [each.result() for each in tallies], DISAGREEMENT: [each / count for each in differing]}
 
 
 @torch.no_grad()
@@ -124,6 +123,7 @@ def check_scored(net: NestedModel, batches: Iterable[tuple[Any, Any]], task: Tas
     The model runs at its present level; it and the random generators are left as they were.
     """
     device, read = device_of(net), 0
+    task.tally()
     with preserved_generators(), evaluating(net), preserved(net.model):
         for inputs, targets in pairs(batches):
             read += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -49,6 +50,8 @@ class Generator:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
+        if isinstance(session, str | os.PathLike):
+            raise InputError(f"Generator: expected an open Session, got a path; give Session({str(session)!r})")
         model = text_model(session.inputs, session.outputs, session.state)
         if model is None:
             raise InputError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from nested_sparse.argument import finite
 from nested_sparse.errors import InputError
-from nested_sparse.excerpt import excerpts
+from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.proto.messages import InferParameter, ModelInferRequest, ModelInferResponse
 from nested_sparse.runtime.generation import TextRequest, Token
 
@@ -50,8 +50,8 @@ KNOWN = (*READERS, "timeout", FINAL, RAW_OUTPUTS)
 
 
 def asks_for_text(message: ModelInferRequest) -> bool:
-    """Whether the message is a request for a text. No graph of a checkpoint has an input of this type."""
-    return any(tensor.datatype == TEXTS and tensor.name == INPUT for tensor in message.inputs)
+    """Whether the message has a text. No graph of a checkpoint has an input of this type."""
+    return any(tensor.datatype == TEXTS for tensor in message.inputs)
 
 
 def read_text_request(message: ModelInferRequest, time_left_s: float | None) -> TextRequest:
@@ -91,6 +91,8 @@ def _prompt(message: ModelInferRequest) -> bytes:
     if len(message.inputs) != 1:
         raise InputError(f"The request for a text has {len(message.inputs)} inputs; expected {INPUT!r} alone.")
     (tensor,) = message.inputs
+    if tensor.name != INPUT:
+        raise InputError(f"The request for a text has the input '{excerpt(tensor.name)}'; expected {INPUT!r}.")
     if tensor.parameters or len(message.raw_input_contents) > 1:
         raise InputError(f"Input {INPUT!r}: expected one text without parameters, in the message itself.")
     if any(size != 1 for size in tensor.shape) or len(tensor.shape) > 2:

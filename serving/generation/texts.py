@@ -14,14 +14,22 @@ from nested_sparse.runtime.scheduling import Response
 from ..dataplane import Dataplane
 from ..metrics import Metrics
 from ..protocol.call import Call
+from ..protocol.classification import TEXTS
 from ..protocol.parameters import MS_PER_S
 from ..rights.caller import check_priority, client_name
 from ..sequences.sequence import Sequence
+from ..sequences.store import EVICTED, UNLOADED
 from ..served_model import ServedModel
 from .text_message import read_text_request, token_response
 
 LONGEST_SLEEP_S = 0.25
 """A text whose next token is far off looks so often whether its state is still kept: an unloaded model waits for it."""
+GONE = {
+    "": "the server ends; send the text to another one",
+    EVICTED: "the text's state made way for a client that had less room; send it again, or fewer texts at once",
+    UNLOADED: "the text's model was unloaded, or another version took its place; send the text again",
+}
+"""What is said where a text's state was forgotten, by the reason."""
 
 
 class Texts:
@@ -64,8 +72,9 @@ class Texts:
         text = text_model(model.inputs, model.outputs, model.state)
         if text is None:
             raise InputError(
-                f"Model {model.name!r} continues no texts; expected one whose state and tensors are those of a "
-                "language model of bytes (docs/serving.md, Texts)."
+                f"Model {model.name!r} continues no texts, and the request has an input of {TEXTS}; send the inputs of "
+                "the model's metadata, or name a model whose state and tensors are those of a language model of bytes "
+                "(docs/serving.md, Texts)."
             )
         self._dataplane.check_ready()
         asked = read_text_request(message, time_left_s)
@@ -89,7 +98,7 @@ class Texts:
         with self._metrics.request(model, begun_s) as record:
             if kept.gone:
                 self._dataplane.check_ready()
-                raise SequenceError("the text's state made way for others, or its model was unloaded; send it again")
+                raise SequenceError(GONE[kept.lost])
             response = await self._response(model, generation, begun_s)
             token = generation.take(response, self._clock())
             if not token.finish:

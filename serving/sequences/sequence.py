@@ -23,10 +23,10 @@ class Sequence:
 
     used_s: time of its start, or of its last request that was answered. state: arrays by input, as after that request;
     None before the first. nbytes: that are kept for it. visits: its requests under way. last: the end of the last of
-    them: whether it was answered. gone: it was forgotten. overlapped: since its start a request outside of a stream
-    came while another was under way. broken: the source whose requests are refused until the next start, because they
-    may have been sent before their client saw the error of another. begun: where it was started in a stream: that
-    stream and its `unread` then.
+    them: whether it was answered. gone: it was forgotten; lost: the reason, if that was before its end. overlapped:
+    since its start a request outside of a stream came while another was under way. broken: the source whose requests
+    are refused until the next start, because they may have been sent before their client saw the error of another.
+    begun: where it was started in a stream: that stream and its `unread` then.
     """
 
     key: Key
@@ -36,6 +36,7 @@ class Sequence:
     visits: int = 0
     last: asyncio.Future[bool] | None = None
     gone: bool = False
+    lost: str = ""
     overlapped: bool = False
     broken: StreamSource | None = None
     begun: tuple[StreamSource, int] | None = None

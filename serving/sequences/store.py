@@ -168,6 +168,7 @@ class SequenceStore:
 
     def _lose(self, sequence: Sequence, reason: str) -> None:
         self.lost[sequence.key[0].name, reason] += 1
+        sequence.lost = reason
         self.remove(sequence)
 
     def _count(self, sequence: Sequence, count: int, nbytes: int) -> None:

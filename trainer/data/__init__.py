@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .datasets import TrainingData
 from .images import Batches, LabelledImages, load_digits_images, load_idx
 from .speech import LabelledSpectra, load_fsdd
+from .training_data import TrainingData
 
 __all__ = [
     "Batches",

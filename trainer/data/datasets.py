@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -18,35 +17,14 @@ from .images import Batches, LabelledImages, hold_out, load_digits_images, load_
 from .lists import load_lists
 from .points import load_radhar
 from .samples import Inputs, Labelled, picked, taken
+from .scene_settings import Scenes
 from .shapes import PARTS, make_shapes
 from .speech import load_fsdd
 from .text import load_bytes
+from .training_data import Loading, TrainingData
 from .translations import MARKS, Vocabulary, read_pairs, translations
 
 SCORED_BATCH = 250
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingData:
-    """The data that a run trains on and is scored on. A function named by `[data] name` in a recipe returns it."""
-
-    batches: Callable[[int], Iterable[tuple[Any, Any]]]
-    """Function from an epoch's number to its (inputs, targets); see `train`."""
-    scored: Callable[[], Iterable[tuple[Any, Any]]]
-    """Function that gives the batches to score on, in order. Inputs are not augmented; targets are as the task says."""
-    example: tuple[Tensor, ...]
-    """A batch of one sample for each input of the model."""
-    facts: dict[str, Any]
-    """Facts for the report: numbers of samples, the scored split. `classes`, `channels` and `features`, if present, are
-    passed to a model that takes them, unless the recipe sets them."""
-
-
-class Loading(Protocol):
-    """Settings of data that can be loaded."""
-
-    def load(self, seed: int) -> TrainingData:
-        """Read the data. seed: seed of the batches' order and augmentation. Raises TrainingError."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,6 +339,7 @@ DATA: dict[str, type[Loading]] = {
     "idx": Idx,
     "fsdd": Fsdd,
     "radhar": Radhar,
+    "scenes": Scenes,
     "rank": Rank,
     "bytes": Bytes,
     "planetoid": Planetoid,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -228,7 +228,7 @@ def delayed(spectra: Tensor, frames: NDArray[np.int64]) -> Tensor:
     return spectra.gather(-1, source[:, None].expand_as(spectra))
 
 
-def hold_out(data: Labelled, samples: int, seed: int) -> tuple[Tensor, Tensor]:
+def hold_out(data: Sized, samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of the remaining samples and of `samples` held-out ones, drawn by `seed`. Raises TrainingError."""
     if not 0 <= samples < len(data):
         raise TrainingError(f"{samples} samples cannot be held out of {len(data)}: expected 0 to {len(data) - 1}")

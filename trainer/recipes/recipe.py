@@ -23,7 +23,8 @@ from nested_sparse.toml_file import parse_toml, read_toml
 from nested_sparse.value_type import INT8, VALUE_TYPES
 
 from ..config import TrainConfig
-from ..data.datasets import DATA, TrainingData
+from ..data.datasets import DATA
+from ..data.training_data import TrainingData
 from ..entry import described
 from ..model.nested_model import nest
 from ..model.predicted import all_costs

@@ -17,7 +17,7 @@ from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.options import options_of
 
-from ..data.datasets import TrainingData
+from ..data.training_data import TrainingData
 from ..distributed import from_first, rank
 from ..entry import described, foreign_errors
 from ..evaluate import check_scored, metrics_per_level
@@ -133,7 +133,7 @@ def start(recipe: Recipe) -> tuple[TrainingData, NestedModel]:
         torch.set_num_threads(recipe.run.threads)
     data = _in_table(recipe, "data", lambda: recipe.load_data(recipe.run.seed))
     torch.manual_seed(recipe.run.seed)
-    model = _in_table(recipe, "model", lambda: _model(recipe, data, recipe.weights))
+    model = _in_table(recipe, "model", lambda: made_model(recipe, data, recipe.weights))
     if recipe.output.stepwise and not hasattr(model, "stepwise"):
         name = excerpt(recipe.tables["model"]["name"])
         raise TrainingError(
@@ -165,7 +165,7 @@ def _in_table(recipe: Recipe, table: str, make: Callable[[], Any]) -> Any:
         raise TrainingError(f"{recipe.source}: [{table}] {error}") from error
 
 
-def _model(recipe: Recipe, data: TrainingData, weights: Path | None) -> nn.Module:
+def made_model(recipe: Recipe, data: TrainingData, weights: Path | None) -> nn.Module:
     """The model, made for the data's numbers of classes and channels unless the recipe sets them.
 
     weights: the file of its state dict; None leaves it untrained.
@@ -208,7 +208,7 @@ def _teacher(recipe: Recipe, data: TrainingData) -> nn.Module | None:
     """The model of [teacher], which answers to the data's inputs; None without one. Random generators stay."""
     if recipe.teacher.weights is not None:
         with preserved_generators():
-            return _model(recipe, data, recipe.teacher.weights)
+            return made_model(recipe, data, recipe.teacher.weights)
     if recipe.teacher.checkpoint is None:
         return None
     return FileModel(recipe.teacher.checkpoint, threads=recipe.run.threads or None)

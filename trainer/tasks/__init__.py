@@ -1,16 +1,29 @@
 """Tasks: the purposes that a net can be trained for, by the names that a recipe uses."""
 
 from .classification import Classification
+from .detection import Detection
 from .language import Language
 from .ranking import Ranking
 from .segmentation import Segmentation
-from .task import Judged, Task
+from .task import Judged, Mean, Tally, Task
 
-__all__ = ["TASKS", "Classification", "Judged", "Language", "Ranking", "Segmentation", "Task"]
+__all__ = [
+    "TASKS",
+    "Classification",
+    "Detection",
+    "Judged",
+    "Language",
+    "Mean",
+    "Ranking",
+    "Segmentation",
+    "Tally",
+    "Task",
+]
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "ranking": Ranking,
     "language": Language,
     "segmentation": Segmentation,
+    "detection": Detection,
 }

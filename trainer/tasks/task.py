@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -17,12 +17,40 @@ IGNORED = -100
 class Judged(NamedTuple):
     """The items of one batch, judged. An item is what is answered once: a sample, a list, a byte.
 
-    scores: (items,) bool or float, the metric of each; a level's metric is their mean. choices: (items,) int64, the
-    answer that is chosen; a level disagrees where it is not the densest level's.
+    scores: (items,) bool or float, the metric of each, or what else the task's tally takes. choices: (items,) int64,
+    the answer that is chosen; a level disagrees where it is not the densest level's.
     """
 
-    scores: Tensor
+    scores: Any
     choices: Tensor
+
+
+class Tally(Protocol):
+    """The metric of a level, from the scores of its batches."""
+
+    def add(self, scores: Any) -> None:
+        """Take the scores of a further batch."""
+        ...
+
+    def result(self) -> float:
+        """The metric of all batches, of which at least one had an item."""
+        ...
+
+
+class Mean:
+    """The mean of all scores, (items,) bool or float in each batch."""
+
+    def __init__(self) -> None:
+        self._total, self._count = 0.0, 0
+
+    def add(self, scores: Tensor) -> None:
+        """Take the scores of a further batch."""
+        self._total += scores.sum().item()
+        self._count += len(scores)
+
+    def result(self) -> float:
+        """The mean."""
+        return self._total / self._count
 
 
 class Task(ABC):
@@ -46,6 +74,10 @@ class Task(ABC):
     @abstractmethod
     def judged(self, outputs: Any, targets: Any, doing: str) -> Judged:
         """The items of a batch. doing: name of the calling function, for messages. Raises TrainingError."""
+
+    def tally(self) -> Tally:
+        """A tally of no batch yet; here the mean of the scores. Raises TrainingError where a library is missing."""
+        return Mean()
 
     def check(self, outputs: Any, targets: Any) -> None:  # noqa: B027 -- a task of one's own may leave it to its loss
         """Check kinds, shapes and values of a batch that is trained. Raises TrainingError.

@@ -9,6 +9,7 @@ from .pointnet2 import PointNet2
 from .pointnet2_parts import PointNet2Parts
 from .re_ranker import ReRanker
 from .residual import DigitNet, ResidualBlock, ResNet20, ResNet50
+from .ssd import SSD
 from .translator import Translator
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "GNMT",
     "GPT",
     "MODELS",
+    "SSD",
     "DigitNet",
     "Jasper",
     "MobileNetV2",
@@ -39,6 +41,7 @@ MODELS: dict[str, type] = {
     "gpt": GPT,
     "pointnet2": PointNet2,
     "pointnet2_parts": PointNet2Parts,
+    "ssd": SSD,
     "gnmt": GNMT,
     "translator": Translator,
 }

@@ -40,7 +40,7 @@ class _ThreeStages(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(4 * width, classes)
-        _initialise(self)
+        initialised(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) to logits (N, classes)."""
@@ -114,7 +114,7 @@ class ResNet50(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(2048, classes)
-        _initialise(self)
+        initialised(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) to logits (N, classes)."""
@@ -145,7 +145,7 @@ def _relu_sum(relu: nn.Module, branch: Tensor, shortcut: Tensor) -> Tensor:
     return summed
 
 
-def _initialise(model: nn.Module) -> None:
+def initialised(model: nn.Module) -> None:
     """Set convolution weights at random, normal with variance by fan-out (He, arXiv:1502.01852)."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

@@ -45,7 +45,12 @@ def export_dense(model: nn.Module, image: Tensor, path: Path, *, plain: bool = F
     if plain:
         _export(model, (image,), path, dynamo=False, opset_version=_PLAIN_OPSET, **names)
     else:
-        _export(model, (image,), path, dynamo=True, verbose=False, **names)
+        export_dense_fixed(model, (image,), path, **names)
+
+
+def export_dense_fixed(model: nn.Module, examples: tuple[Tensor, ...], path: Path, **names: Any) -> None:
+    """Write `model`, in eval mode, as ONNX for inputs of just these shapes. names: as torch.onnx.export takes them."""
+    _export(model, examples, path, dynamo=True, verbose=False, **names)
 
 
 def export_dense_free(model: nn.Module, examples: tuple[Tensor, ...], path: Path) -> None:

@@ -7,9 +7,6 @@ import statistics
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from nested_sparse.errors import BenchError, ServingError
 from nested_sparse.excerpt import excerpt
@@ -17,6 +14,7 @@ from nested_sparse.runtime.policy import ELASTIC, SLACKFIT
 
 from .capacity import THREADS
 from .experiment import Contender
+from .item import Item, shapes_of
 from .open_loop import unloaded_ms
 from .server_process import running_server
 
@@ -57,12 +55,12 @@ def target_server(address: str, model: str | None) -> Contender:
     return Contender("target", address, model or asyncio.run(_first_model(address)))
 
 
-def target_ms(target: Contender, item: NDArray[Any]) -> float:
+def target_ms(target: Contender, item: Item) -> float:
     """Median latency, ms, of a request to the otherwise idle target. Raises ServingError, BenchError."""
     samples = asyncio.run(unloaded_ms(target.address, target.model, item, PATIENT_MS))
     if not samples:
         raise BenchError(
-            f"{target.address}: model '{excerpt(target.model)}' answers no request of shape {list(item.shape)}"
+            f"{target.address}: model '{excerpt(target.model)}' answers no request of shape {shapes_of(item)}"
         )
     return statistics.median(samples)
 

@@ -13,6 +13,8 @@ from nested_sparse.errors import InputError, LevelError
 from nested_sparse.runtime.rerouting import RouteGuard, RouteTable
 from nested_sparse.runtime.session import Session
 
+from .item import Item, by_name
+
 Lowered = tuple[int, int, int, str]
 """Index of the item, level at the start, level at the end, layer at which it fell."""
 
@@ -20,7 +22,7 @@ Lowered = tuple[int, int, int, str]
 class LoweredOutputs:
     """Outputs of `session` on `items`, lowered exactly as a Lowered says; each is computed once and kept."""
 
-    def __init__(self, session: Session, items: Sequence[NDArray[Any]]) -> None:
+    def __init__(self, session: Session, items: Sequence[Item]) -> None:
         self._session, self._items = session, items
         self._known: dict[Lowered, NDArray[Any]] = {}
 
@@ -34,7 +36,8 @@ class LoweredOutputs:
         item, start, end, layer = key
         try:
             self._guard.force(start, end, layer)
-            outputs = self._session.run({self._session.inputs[0].name: self._items[item]}, start, guard=self._guard)
+            inputs = by_name(self._items[item], [spec.name for spec in self._session.inputs])
+            outputs = self._session.run(inputs, start, guard=self._guard)
         except (InputError, LevelError):
             return np.empty(0)
         return outputs[self._session.outputs[0].name]

@@ -20,6 +20,8 @@ from nested_sparse.errors import ServingError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.runtime.session import Lowering
 
+from .item import Item, by_name
+
 SHED = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
 EXPIRED = "DEADLINE_EXCEEDED"
 ANSWER_LIMIT_S = 10.0
@@ -27,7 +29,7 @@ ANSWER_LIMIT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One request of the schedule. at_s: from the start of the load; item: index of its batch; phase: of the load."""
+    """One request of the schedule. at_s: from the start of the load; item: index of its inputs; phase: of the load."""
 
     at_s: float
     item: int
@@ -66,7 +68,7 @@ async def open_loop(
     address: str,
     model: str,
     arrivals: Sequence[Arrival],
-    batches: Sequence[NDArray[Any]],
+    items: Sequence[Item],
     slo_ms: float,
     *,
     events: Sequence[Event] = (),
@@ -79,7 +81,7 @@ async def open_loop(
     sends one warm-up request first. Raises ServingError: the server does not describe the model.
     """
     async with AsyncExitStack() as clients:
-        senders = [await _connect(clients, address, model, batches, slo_ms) for _ in range(connections)]
+        senders = [await _connect(clients, address, model, items, slo_ms) for _ in range(connections)]
         start_s = time.perf_counter() + 0.05
         happening = asyncio.create_task(_happen(events, start_s))
         tasks = []
@@ -91,17 +93,15 @@ async def open_loop(
         return outcomes
 
 
-async def unloaded_ms(address: str, model: str, batch: NDArray[Any], slo_ms: float, count: int = 20) -> list[float]:
+async def unloaded_ms(address: str, model: str, item: Item, slo_ms: float, count: int = 20) -> list[float]:
     """Latencies of `count` requests, sent one after the other to an otherwise idle server."""
     async with AsyncExitStack() as clients:
-        sender = await _connect(clients, address, model, [batch], slo_ms)
+        sender = await _connect(clients, address, model, [item], slo_ms)
         outcomes = [await sender.send(Arrival(0.0, 0), time.perf_counter()) for _ in range(count)]
     return [outcome.latency_ms for outcome in outcomes if outcome.output is not None]
 
 
-async def _connect(
-    clients: AsyncExitStack, address: str, model: str, batches: Sequence[NDArray[Any]], slo_ms: float
-) -> _Sender:
+async def _connect(clients: AsyncExitStack, address: str, model: str, items: Sequence[Item], slo_ms: float) -> _Sender:
     from tritonclient.grpc import aio as triton
     from tritonclient.utils import InferenceServerException
 
@@ -111,9 +111,9 @@ async def _connect(
         metadata = await client.get_model_metadata(model, client_timeout=ANSWER_LIMIT_S)
     except InferenceServerException as error:
         raise ServingError(f"{address}: does not say what model {model!r} takes: {excerpt(error)}") from None
-    if len(metadata.inputs) != 1:
+    if len(metadata.inputs) != 1 and not isinstance(items[0], Mapping):
         raise ServingError(f"{address}: model {model!r} takes {len(metadata.inputs)} inputs; this load test sends one")
-    sender = _Sender(client, model, metadata, batches, slo_ms)
+    sender = _Sender(client, model, metadata, items, slo_ms)
     await sender.send(Arrival(0.0, 0, "warm-up"), time.perf_counter())
     return sender
 
@@ -129,20 +129,23 @@ async def _happen(events: Sequence[Event], start_s: float) -> None:
 
 
 class _Sender:
-    """A client that sends batches and classifies the answers."""
+    """A client that sends items and classifies the answers, of which it keeps the first output."""
 
-    def __init__(self, client: Any, model: str, metadata: Any, batches: Sequence[NDArray[Any]], slo_ms: float) -> None:
+    def __init__(self, client: Any, model: str, metadata: Any, items: Sequence[Item], slo_ms: float) -> None:
         from tritonclient import grpc as triton
         from tritonclient.utils import InferenceServerException
 
         self._client, self._model, self._slo_ms = client, model, slo_ms
-        taken, self._output_name = metadata.inputs[0], metadata.outputs[0].name
+        taken = {each.name: each.datatype for each in metadata.inputs}
+        self._output_name = metadata.outputs[0].name
         self._failure = InferenceServerException
         self._inputs = []
-        for batch in batches:
-            tensor = triton.InferInput(taken.name, list(batch.shape), taken.datatype)
-            tensor.set_data_from_numpy(batch)
-            self._inputs.append([tensor])
+        for item in items:
+            named = by_name(item, list(taken))
+            tensors = [triton.InferInput(name, list(each.shape), taken[name]) for name, each in named.items()]
+            for tensor, each in zip(tensors, named.values(), strict=True):
+                tensor.set_data_from_numpy(each)
+            self._inputs.append(tensors)
 
     async def send(self, arrival: Arrival, scheduled_s: float) -> Outcome:
         left_ms = self._slo_ms - _since_ms(scheduled_s)

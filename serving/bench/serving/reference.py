@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nested_sparse.level import stated_accuracies
 from nested_sparse.runtime.session import Session
 
+from .item import by_name
 from .lowered import Lowered, LoweredOutputs
 from .open_loop import Outcome
 from .workload import Workload
@@ -97,8 +98,9 @@ def make_reference(workload: Workload, session: Session | None) -> Reference:
     """The reference of a workload. session: an open one of its checkpoint; None: no outputs to compare with."""
     if session is None:
         return Reference([], workload.labels, [])
-    name, output = session.inputs[0].name, session.outputs[0].name
-    expected = [[session.run({name: item}, level.index)[output] for item in workload.items] for level in session.levels]
+    output = session.outputs[0].name
+    inputs = [by_name(item, [spec.name for spec in session.inputs]) for item in workload.items]
+    expected = [[session.run(each, level.index)[output] for each in inputs] for level in session.levels]
     stated = stated_accuracies(session.levels) or []
     return Reference(expected, workload.labels, stated, LoweredOutputs(session, workload.items))
 

@@ -27,6 +27,7 @@ from .contenders import own_servers, target_ms, target_server
 from .device_figures import device_figures
 from .experiment import CellResult, Contender, Experiment, preferred
 from .figure import Figure
+from .item import samples_of
 from .oracle_figure import ServedLevels
 from .picture import Shade, draw
 from .reference import Reference, make_reference
@@ -143,7 +144,7 @@ def _servers(
         service_ms = [target_ms(target, workload.items[0])]
         return _Servers([target], {}, service_ms, options.slo_ms or default_slo_ms(service_ms))
     assert session is not None
-    service_ms = service_times_ms(session, len(workload.items[0]))
+    service_ms = service_times_ms(session, samples_of(workload.items[0]))
     slo_ms = options.slo_ms or default_slo_ms(service_ms)
     contenders, missing = own_servers(stack, session.path, len(session.levels), slo_ms, say)
     return _Servers(contenders, missing, service_ms, slo_ms)
@@ -172,7 +173,7 @@ def _device_figures(
     accuracy = [experiment.reference.level_score(level, every_item) for level in range(len(servers.service_ms))]
     return device_figures(
         workload.checkpoint,
-        ServedLevels(len(workload.items[0]), servers.service_ms, accuracy, servers.slo_ms),
+        ServedLevels(samples_of(workload.items[0]), servers.service_ms, accuracy, servers.slo_ms),
         say,
         requests=min(MOST_SIMULATED, round(SIMULATED_PER_S * options.seconds)),
         seed=options.seed,
@@ -189,7 +190,7 @@ def _facts(options: LoadTestOptions, experiment: Experiment, servers: _Servers) 
         "checkpoint": str(workload.checkpoint or ""),
         "target": options.target or "",
         "scored_by": _scored_by(experiment.reference),
-        "samples_per_request": len(workload.items[0]),
+        "samples_per_request": samples_of(workload.items[0]),
         "service_ms": servers.service_ms,
         "slo_ms": servers.slo_ms,
         "utilisation": options.utilisation,
@@ -238,7 +239,7 @@ def _workload(options: LoadTestOptions, console: Console) -> Workload:
 
 
 def _described(experiment: Experiment, service_ms: Sequence[float]) -> str:
-    load, batch = experiment.load, len(experiment.workload.items[0])
+    load, batch = experiment.load, samples_of(experiment.workload.items[0])
     times = ", ".join(f"{ms:.1f}" for ms in service_ms)
     return (
         f"load: open loop, {load.rate_per_s:.1f} requests of {batch} a second on average, SLO {experiment.slo_ms:.1f} "

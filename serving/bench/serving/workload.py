@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from rich.console import Console
 
 from nested_sparse.errors import BenchError, NestedSparseError
 from nested_sparse.runtime.session import Session, fixed_batch, random_inputs
+
+from .item import Item
 
 if TYPE_CHECKING:
     from nested_sparse.trainer.demo import DemoData
@@ -26,12 +28,12 @@ RANDOM_ITEMS = 16
 class Workload:
     """The load's content.
 
-    items: inputs of a request each, of STRIP samples, or of the model's fixed batch. labels: classes of each item's
+    items: of STRIP samples, or of the model's fixed batch. labels: classes of each item's
     samples, None where they are not known. checkpoint: None where the model of the server under test is not here.
     """
 
     name: str
-    items: Sequence[NDArray[Any]]
+    items: Sequence[Item]
     labels: Sequence[NDArray[np.int64]] | None
     checkpoint: Path | None
 
@@ -64,13 +66,11 @@ def labelled_workload(checkpoint: Path | None, directory: Path | None) -> Worklo
 
 
 def random_workload(checkpoint: Path, seed: int) -> Workload:
-    """Random inputs of the example's shape, without labels. Raises CheckpointError, BenchError for several inputs."""
+    """Random inputs of the example's shape, without labels. Raises CheckpointError."""
     with Session(checkpoint, threads=1) as session:
-        if len(session.inputs) != 1:
-            raise BenchError(f"{checkpoint.name}: has {len(session.inputs)} inputs; this load test sends one")
         batch = fixed_batch(session.inputs) or STRIP
         drawn = [random_inputs(session.inputs, batch, seed + item) for item in range(RANDOM_ITEMS)]
-        return Workload("random inputs", [each[session.inputs[0].name] for each in drawn], None, checkpoint)
+        return Workload("random inputs", drawn, None, checkpoint)
 
 
 def strips_of(data: DemoData) -> tuple[list[NDArray[np.float32]], list[NDArray[np.int64]]]:

@@ -235,6 +235,8 @@ def test_other_models_are_no_text_models() -> None:
     assert text_model(session.inputs, session.outputs, {}) is None
     assert text_model(session.inputs, session.outputs[1:], session.state) is None
     assert text_model(session.inputs[:1], session.outputs[:1], {}) is None
+    with pytest.raises(InputError, match=r"expected an open Session, got a path; give Session\('a\.safetensors'\)"):
+        Generator("a.safetensors")  # type: ignore[arg-type]
     session.state = {"sum_out": "sum"}
     with pytest.raises(InputError, match="continues no texts"):
         Generator(session)

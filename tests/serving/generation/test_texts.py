@@ -15,7 +15,7 @@ from counting_text import LEVELS, counted
 
 from nested_sparse.proto import messages
 from nested_sparse.runtime.scheduling.request import Response
-from nested_sparse.serving.sequences.store import SequenceLimits
+from nested_sparse.serving.sequences.store import EVICTED, UNLOADED, SequenceLimits
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import ServerConfig
 
@@ -209,7 +209,8 @@ def test_a_parameter_is_obeyed_or_refused(stream: Stream, server: Any) -> None:
 def text_message(**fields: Any) -> messages.ModelInferRequest:
     """A request for a text, by plain protobuf."""
     message = messages.ModelInferRequest(model_name=fields.pop("model_name", "count"))
-    given = message.inputs.add(name="text_input", datatype="BYTES", shape=fields.pop("shape", [1]))
+    named = {"name": fields.pop("name", "text_input"), "shape": fields.pop("shape", [1])}
+    given = message.inputs.add(datatype="BYTES", **named)
     given.contents.bytes_contents.extend(fields.pop("texts", [b"a"]))
     message.parameters["max_tokens"].int64_param = fields.pop("max_tokens", 1)
     message.parameters["tokens_per_s"].double_param = 1e6
@@ -228,7 +229,8 @@ WRONG_MESSAGES: list[tuple[dict[str, Any], str]] = [
     ({"shape": [-1]}, "expected one text"),
     ({"raw": [b"\x01\x00\x00\x00a"]}, "both contents and raw"),
     ({"outputs": ["logits"]}, "expected text_output"),
-    ({"model_name": "net"}, "continues no texts"),
+    ({"name": "prompt"}, "has the input 'prompt'; expected 'text_input'"),
+    ({"model_name": "net"}, "'net' continues no texts, and the request has an input of BYTES"),
     ({"model_name": "other"}, "no model 'other'"),
 ]
 WRONG_TEXTS = (b"", b"\x05\0\0\0a", b"\xff\xff\xff\xffa", b"\0\0\0\0", b"\x01\0\0\0ab")
@@ -267,12 +269,14 @@ def test_a_slow_text_ends_with_its_timeout_or_its_model(stream: Stream, server: 
     stream.next()
     with pytest.raises(InferenceServerException, match="passed after 1 of 3 tokens"):
         stream.next()
-    stream.ask(b"a", **given)
-    stream.next()
-    (held,) = list(server._dataplane.sequences._all.values())
-    server._dataplane.sequences.remove(held)
-    with pytest.raises(InferenceServerException, match="model was unloaded"):
+    for reason, said in ((UNLOADED, "the text's model was unloaded"), (EVICTED, "made way for a client"), ("", "ends")):
+        stream.ask(b"a", **given)
         stream.next()
+        sequences = server._dataplane.sequences
+        (held,) = list(sequences._all.values())
+        sequences._lose(held, reason) if reason else sequences.remove(held)
+        with pytest.raises(InferenceServerException, match=said):
+            stream.next()
 
 
 def streamed(channel: grpc.Channel, requests: list[messages.ModelInferRequest]) -> Any:
@@ -315,6 +319,11 @@ def test_a_unary_request_for_a_text_is_refused(server: Any) -> None:
         pytest.raises(InferenceServerException, match="in a stream"),
     ):
         client.infer("count", [prompt_of(b"a")])
+    with (
+        triton.InferenceServerClient(server.address) as client,
+        pytest.raises(InferenceServerException, match="has datatype 'BYTES'; expected one of"),
+    ):
+        client.infer("net", [prompt_of(b"a")])
 
 
 def test_texts_count_among_the_sequences(writer: ServedModel, serve: Callable[..., Any]) -> None:

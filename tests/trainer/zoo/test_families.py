@@ -115,6 +115,13 @@ def pictured_for_mobilenet(folder: Path) -> list[str]:
     return [*pictured(folder), "model.width=0.1", "model.strides=[2, 1, 2, 1, 1, 1, 1, 1]"]
 
 
+def composed(folder: Path) -> list[str]:
+    """Scenes of the same images."""
+    images, *_ = pictured(folder)
+    scenes = ["data.size=32", "data.epoch_scenes=32", "data.batch_size=8", "data.scored_scenes=10", "data.most=3"]
+    return [images, *scenes, "model.size=32", "model.width=4", "model.sizes=[6, 10, 14]"]
+
+
 def paired(folder: Path) -> list[str]:
     """Sentences of one to four words, of which each has its own translation."""
     rng = np.random.default_rng(0)
@@ -148,6 +155,7 @@ FAMILIES: dict[str, Callable[[Path], list[str]]] = {
     "shapes": shaped,
     "fashion-mnist": pictured_for_resnet,
     "fashion-mnist-mobile": pictured_for_mobilenet,
+    "fashion-mnist-scenes": composed,
     "multi30k-gnmt": paired,
     "multi30k-translator": paired_of_places,
 }

@@ -39,11 +39,30 @@ def make_cell():
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """Two linear layers, two levels that state an accuracy."""
+    return exported(tmp_path_factory.mktemp("load"), inputs=1)
+
+
+@pytest.fixture(scope="session")
+def two_inputs(tmp_path_factory):
+    """The same, of the difference of two inputs."""
+    return exported(tmp_path_factory.mktemp("load"), inputs=2)
+
+
+def exported(folder, inputs):
     torch = pytest.importorskip("torch", reason="torch, which the checkpoint is made with, is not installed")
     from nested_sparse.trainer import export, nest
 
+    class Difference(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, these, those):
+            return self.layers(these - those)
+
     torch.manual_seed(0)
     layers = torch.nn.Sequential(torch.nn.Linear(64, 2048), torch.nn.ReLU(), torch.nn.Linear(2048, 10))
-    path = tmp_path_factory.mktemp("load") / "tiny.safetensors"
-    export(nest(layers, densities=(0.1, 0.9)), (torch.randn(1, 64),), path, metrics={"accuracy": [0.5, 0.75]})
+    net = nest(Difference() if inputs == 2 else layers, densities=(0.1, 0.9))
+    path = folder / "tiny.safetensors"
+    export(net, tuple(torch.randn(1, 64) for _ in range(inputs)), path, metrics={"accuracy": [0.5, 0.75]})
     return path

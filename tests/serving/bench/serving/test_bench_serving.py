@@ -56,11 +56,11 @@ def test_nonsense_is_refused_before_anything_is_measured(monkeypatch, capsys, ar
     assert said.out == ""
 
 
-def test_one_run_measures_every_server_and_verifies_their_answers(checkpoint: Path):
-    """Two levels, elastic and whatever else starts, on one cell; a table, rows, one JSON line."""
+def test_one_run_measures_every_server_and_verifies_their_answers(two_inputs: Path):
+    """Two levels of a model of two inputs, elastic and whatever else starts; one cell, a table, rows, one JSON line."""
     pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
     options = ("--trace", "gamma-8", "--co-runner", "cpu", "--seconds", 1, "--utilisation", 0.05)
-    done = run(checkpoint, *options)
+    done = run(two_inputs, *options)
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout.splitlines()[-1])
     (cell,) = line["cells"]

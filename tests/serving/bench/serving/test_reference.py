@@ -53,7 +53,7 @@ def test_a_lowered_run_of_the_model_is_verified_by_force(checkpoint):
         table = RouteTable.measure(session, repeats=1)
         guard = RouteGuard(table)
         guard.force(1, 0, table.layers[1])
-        output = session.run({"input": workload.items[2]}, 1, guard=guard)["output"]
+        output = session.run(workload.items[2], 1, guard=guard)["output"]
         assert not agrees(output, reference.expected[0][2])
         checks = {
             layer: reference.grade(
@@ -88,7 +88,7 @@ def test_the_expected_outputs_are_the_sessions(checkpoint):
     workload = random_workload(checkpoint, seed=3)
     with Session(checkpoint, threads=1) as session:
         reference = make_reference(workload, session)
-        again = session.run({"input": workload.items[2]}, 1)["output"]
+        again = session.run(workload.items[2], 1)["output"]
         assert reference.grade(Outcome(Arrival(0, 2), "ok", 1.0, 1, again)).check == "right"
         assert reference.grade(Outcome(Arrival(0, 2), "ok", 1.0, 0, again)).check == "wrong"
         assert reference.grade(Outcome(Arrival(0, 1), "ok", 1.0, 1, again)).check == "wrong"
