@@ -77,3 +77,39 @@ def test_norms_without_statistics_are_left_alone() -> None:
     net = nest(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)), densities=(0.5,))
     recalibrate(net, [(torch.randn(8, 4), None)])
     assert net.level_norms()["1"].norms[0].running_mean is None
+
+
+def test_a_constant_channel_magnifies_nothing() -> None:
+    """At level 0 the first four channels are dropped, and the first two of the next layer see these alone.
+
+    On the data the net answers as batch norms do. A rounding of the constant is not divided by the root of epsilon.
+    """
+    torch.manual_seed(0)
+    net = nest(_with_lost_channels(), densities=(0.5, 1.0), pattern="unstructured", budget="uniform").eval()
+    data = torch.randn(400, 4)
+    recalibrate(net, [(data, None)], samples=400)
+    first, second = (norm.norms for norm in net.level_norms().values())
+    assert [int((each.running_var == 1).sum()) for each in (*first, *second)] == [4, 0, 2, 0]
+    net.set_level(0)
+    answer = net(data).detach()
+    hidden = torch.relu(first[0](net.model[0](data)))
+    mixed = net.model[3](hidden)
+    by_hand = (mixed - mixed.mean(0)) / (mixed.var(0) + second[0].eps).sqrt() + second[0].bias
+    torch.testing.assert_close(answer, by_hand, rtol=0.02, atol=0.02)
+    with torch.no_grad():
+        first[0].bias[:4] += 1e-3
+        assert float((net(data) - answer).abs().max()) < 1e-3
+
+
+def _with_lost_channels() -> nn.Sequential:
+    """Two linear layers of eight and four channels, with norms; half of their weights are large."""
+    model = nn.Sequential(
+        nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4, bias=False), nn.BatchNorm1d(4)
+    )
+    with torch.no_grad():
+        model[0].weight[:4] *= 1e-3
+        model[3].weight[:2, 4:] *= 1e-3
+        model[3].weight[2:, :4] *= 1e-3
+        for norm in (model[1], model[4]):
+            nn.init.uniform_(norm.bias, 0.5, 1.0)
+    return model

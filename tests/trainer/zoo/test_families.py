@@ -14,10 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from nested_sparse.errors import TrainingError
 from nested_sparse.runtime import Session
 from nested_sparse.serving.bench.serving.server_process import running_server
+from nested_sparse.toml_file import read_toml
 from nested_sparse.trainer import NestedModel, export, file_metrics, metrics_per_level
-from nested_sparse.trainer.recipes.recipe import Recipe, load_recipe
+from nested_sparse.trainer.recipes.recipe import FOLDER, Recipe, load_recipe
 from nested_sparse.trainer.recipes.run import start, train_by
 
 LEVELS = (0.1, 0.4, 0.8)
@@ -100,7 +102,17 @@ def pictured(folder: Path) -> list[str]:
         for name, array in (("images-idx3", images), ("labels-idx1", labels)):
             head = struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape)
             (folder / f"{part}-{name}-ubyte").write_bytes(head + array.astype(np.uint8).tobytes())
-    return [f"data.directory={folder}", "model.width=0.1", "model.strides=[2, 1, 2, 1, 1, 1, 1, 1]"]
+    return [f"data.directory={folder}"]
+
+
+def pictured_for_resnet(folder: Path) -> list[str]:
+    """The same, for ResNet-20."""
+    return [*pictured(folder), "model.width=4", "nesting.shares=[]"]
+
+
+def pictured_for_mobilenet(folder: Path) -> list[str]:
+    """The same, for MobileNetV2."""
+    return [*pictured(folder), "model.width=0.1", "model.strides=[2, 1, 2, 1, 1, 1, 1, 1]"]
 
 
 def composed(folder: Path) -> list[str]:
@@ -141,11 +153,18 @@ FAMILIES: dict[str, Callable[[Path], list[str]]] = {
     "spoken-digits-by-speaker": spoken,
     "radhar": seen,
     "shapes": shaped,
-    "fashion-mnist-mobile": pictured,
+    "fashion-mnist": pictured_for_resnet,
+    "fashion-mnist-mobile": pictured_for_mobilenet,
     "fashion-mnist-scenes": composed,
     "multi30k-gnmt": paired,
     "multi30k-translator": paired_of_places,
 }
+
+
+def test_each_network_of_a_recipe_is_a_family() -> None:
+    """But the small net of digits, which the tests of recipes train."""
+    network_of = {path.stem: read_toml(path, TrainingError)["model"]["name"] for path in FOLDER.glob("*.toml")}
+    assert set(network_of.values()) - {network_of[name] for name in FAMILIES} == {"digit_net"}
 
 
 @dataclass(frozen=True)
