@@ -14,7 +14,7 @@ from .progress import EpochReport, ProgressBar
 from .recalibrate import recalibrate
 from .reroute import measure_reroutes
 from .schedules import Admm, Chex, Gap, Gradual, OneShot, RigL
-from .tasks import Classification, Detection, Language, Ranking, Task
+from .tasks import Classification, Detection, Language, Ranking, Segmentation, Task
 from .train import fine_tune_int8, train
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "ProgressBar",
     "Ranking",
     "RigL",
+    "Segmentation",
     "Task",
     "TrainConfig",
     "TrainingData",

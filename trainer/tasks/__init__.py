@@ -4,13 +4,26 @@ from .classification import Classification
 from .detection import Detection
 from .language import Language
 from .ranking import Ranking
+from .segmentation import Segmentation
 from .task import Judged, Mean, Tally, Task
 
-__all__ = ["TASKS", "Classification", "Detection", "Judged", "Language", "Mean", "Ranking", "Tally", "Task"]
+__all__ = [
+    "TASKS",
+    "Classification",
+    "Detection",
+    "Judged",
+    "Language",
+    "Mean",
+    "Ranking",
+    "Segmentation",
+    "Tally",
+    "Task",
+]
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "ranking": Ranking,
     "language": Language,
     "detection": Detection,
+    "segmentation": Segmentation,
 }

@@ -4,6 +4,7 @@ from .gat import GAT
 from .gnmt import GNMT
 from .gpt import GPT
 from .jasper import Jasper
+from .mask_rcnn import MaskRCNN
 from .mobile import MobileNetV2
 from .pointnet2 import PointNet2
 from .re_ranker import ReRanker
@@ -19,6 +20,7 @@ __all__ = [
     "SSD",
     "DigitNet",
     "Jasper",
+    "MaskRCNN",
     "MobileNetV2",
     "PointNet2",
     "ReRanker",
@@ -39,6 +41,7 @@ MODELS: dict[str, type] = {
     "gpt": GPT,
     "pointnet2": PointNet2,
     "ssd": SSD,
+    "mask_rcnn": MaskRCNN,
     "gnmt": GNMT,
     "translator": Translator,
 }
