@@ -16,8 +16,8 @@ command of each row. Needs Python 3.11 or newer.
 default. A [[row]] has a name, a kind (dense, separate or nested) and settings of the recipe. `compare` names one row
 or more, to which its figures are related; `teacher` names the row whose checkpoint of the same seed teaches it; `line`
 is the name of a method, whose rows are joined in the picture against budget; `seeds` is the most seeds that it is run
-with. A row with `int8_of` is not trained: tools/int8_accuracy.py makes its int8 file from that row's checkpoint of the
-same seed.
+with. A row with `int8_of` is not trained. Its file is the one that a run of that row with the same seed wrote beside
+its own, by `output.int8_beside`; without one tools/int8_accuracy.py makes it from the checkpoint of that run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ import numpy as np
 import tomllib
 from study_report import Finished, Metric, draw, tables
 
-from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session
 from nested_sparse.serving.bench.kernels.turns import Run, interleaved, timed
 from nested_sparse.serving.bench.machine import machine_facts
@@ -47,6 +46,8 @@ from nested_sparse.whole_file import write_whole
 FIGURES = ("levels", "dense", "data", "epochs", "passes", "seconds")
 """Figures of a run that its line keeps."""
 EPOCH_SAMPLES = "data.epoch_samples"
+INT8_BESIDE = "*-int8.safetensors"
+"""Name of the file that a run writes beside its own; see [output] int8_beside of a recipe."""
 SAME_SCORE = 0.002
 """Largest difference between a line and its checkpoint, beside one answer: torch and the runtime round otherwise."""
 
@@ -180,7 +181,7 @@ class Study:
         row = self.named[name]
         kept = [] if arguments.keep is None else [self.kept(row, seed, arguments.keep)]
         found = [*kept, *sorted(self.folder(row, seed, arguments.out).glob("*.safetensors"))]
-        return next((path for path in found if path.is_file()), None)
+        return next((path for path in found if path.is_file() and not path.match(INT8_BESIDE)), None)
 
 
 def run(study: Study, arguments: argparse.Namespace) -> None:
@@ -232,18 +233,17 @@ def _quantised(
     study: Study, row: Row, seed: int, float32: Path | None, arguments: argparse.Namespace
 ) -> dict[str, Any] | None:
     """The figures of `float32` in int8, which takes no training beside that of its row; None where it failed."""
+    from nested_sparse.trainer.recipes.written import level_figures
+
     assert float32 is not None
-    made = study.folder(row, seed, arguments.out) / "int8.safetensors"
-    made.parent.mkdir(parents=True, exist_ok=True)
-    tool = str(Path(__file__).with_name("int8_accuracy.py"))
-    if _printed([sys.executable, tool, *study.int8_command(row, float32, arguments.data, made)]) is None:
-        return None
-    with Checkpoint.open(made) as checkpoint:
-        levels = [
-            {"density": level.density, "flops": level.flops, "nbytes": level.nbytes, **level.metrics}
-            for level in checkpoint.levels
-        ]
-    return study.runs()[row.int8_of, seed] | {"levels": levels, "checkpoint": str(made)}
+    beside = sorted(study.folder(study.named[row.int8_of], seed, arguments.out).glob(INT8_BESIDE))
+    made = beside[0] if beside else study.folder(row, seed, arguments.out) / "int8.safetensors"
+    if not beside:
+        made.parent.mkdir(parents=True, exist_ok=True)
+        tool = str(Path(__file__).with_name("int8_accuracy.py"))
+        if _printed([sys.executable, tool, *study.int8_command(row, float32, arguments.data, made)]) is None:
+            return None
+    return study.runs()[row.int8_of, seed] | {"levels": level_figures(made), "checkpoint": str(made)}
 
 
 def _printed(command: list[str]) -> bytes | None:

@@ -89,17 +89,20 @@ def _show(figures: dict[str, Any]) -> None:
 
     A level's disagreement is the share of its answers that differ from the densest level's.
     """
-    named = [key for level in figures["levels"] for key in level if key not in ("density", "flops", "nbytes")]
+    levels = [(str(index), level) for index, level in enumerate(figures["levels"])]
+    int8 = figures.get("int8")
+    levels += [(f"{index}, int8", level) for index, level in enumerate(int8["levels"] if int8 else ())]
+    named = [key for _, level in levels for key in level if key not in ("density", "flops", "nbytes")]
     names = list(dict.fromkeys(named)) or [ACCURACY, DISAGREEMENT]
     rows: list[list[Any]] = [
         [
-            str(index),
+            name,
             f"{level['density']:.2%}",
             f"{level['flops'] / 1e6:.2f}",
             f"{level['nbytes'] / 1024:.0f}",
-            *(_shown(name, level.get(name)) for name in names),
+            *(_shown(metric, level.get(metric)) for metric in names),
         ]
-        for index, level in enumerate(figures["levels"])
+        for name, level in levels
     ]
     dense = figures["dense"]
     scores = [_shown(name, dense.get(name)) for name in names]
@@ -108,9 +111,10 @@ def _show(figures: dict[str, Any]) -> None:
     scored = f"{facts['evaluated_samples']} {facts['evaluated_on']} samples" if "evaluated_on" in facts else "own data"
     title = f"{figures['recipe']}, seed {figures['seed']}: scored on {scored}"
     print_table(title, ["level", "density", "MFLOP", "KB in file", *names], rows)
+    wrote = [figures["checkpoint"], *([int8["checkpoint"]] if int8 else ()), *filter(None, [figures["picture"]])]
     print_line(
         f"{figures['epochs']} epochs, {figures['passes']:.1f} passes, {figures['seconds']:.1f} s of training; "
-        f"wrote {figures['checkpoint']}" + (f" and {figures['picture']}" if figures["picture"] else "")
+        f"wrote {' and '.join(wrote)}"
     )
 
 

@@ -28,6 +28,8 @@ class OutputOptions:
     more, such as one that chooses nearest points."""
     values: str = FLOAT32.name
     """Type of the stored weights, as in `export`. An int8 file is calibrated with training data of epoch 0."""
+    int8_beside: bool = False
+    """Whether the run writes the same levels in int8, too, in a file of that name with -int8 behind it."""
     calibration_samples: int = 512
     """As in `export`, as are the next three; for int8 only."""
     calibration_method: str = next(iter(METHODS))
@@ -49,10 +51,13 @@ def output_problems(output: OutputOptions) -> Iterator[tuple[str, Any, str]]:
     defaults = OutputOptions()
     for key in ("calibration_samples", "calibration_method", "activations", "keep_float"):
         value = getattr(output, key)
-        if output.values != INT8.name and value != getattr(defaults, key):
-            yield key, value, f'values = "{INT8.name}" beside it'
+        if output.values != INT8.name and not output.int8_beside and value != getattr(defaults, key):
+            yield key, value, f'int8_beside = true or values = "{INT8.name}" beside it'
+    if output.int8_beside and output.values == INT8.name:
+        yield "int8_beside", True, f'false, or other values than "{INT8.name}"'
     for key, wrong, expected in (
         ("values", output.values == INT8.name, "float32 or float16"),
+        ("int8_beside", output.int8_beside, "false"),
         ("fixed_batch", output.fixed_batch, "false"),
         ("route_samples", output.route_samples > 0, "0"),
     ):

@@ -12,18 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nested_sparse.amend import store_metrics, store_reroutes
-from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.amend import store_reroutes
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.options import options_of
-from nested_sparse.value_type import INT8
 
 from ..data.training_data import TrainingData
 from ..distributed import from_first, rank
 from ..entry import described, foreign_errors
-from ..evaluate import check_scored, file_metrics, metrics_per_level
-from ..export.write import export
+from ..evaluate import check_scored, metrics_per_level
 from ..file_model import FileModel
 from ..layer_names import chosen_layers
 from ..model.costs import counted_costs
@@ -38,6 +35,7 @@ from ..train import train
 from .own_function import errors_named
 from .recipe import DATA_FACTS, Recipe
 from .run_record import RunRecord
+from .written import chosen_metrics, level_figures, write_float_or_int8, write_int8
 
 OnProgress = Callable[[EpochReport], None]
 
@@ -47,6 +45,11 @@ class RunFiles:
     """The paths of a run's files, all in the folder of its checkpoint."""
 
     checkpoint: Path
+
+    @property
+    def int8(self) -> Path:
+        """File of the same levels in int8, where [output] int8_beside asks for it."""
+        return self.checkpoint.with_stem(f"{self.checkpoint.stem}-int8")
 
     @property
     def state(self) -> Path:
@@ -81,12 +84,12 @@ def run_recipe(
     files = run_files(recipe, out)
     record = RunRecord(files.record, recipe.tables)
     if not rank():
-        _prepare(files, record, fresh)
+        _prepare(recipe, files, record, fresh)
     done = torch.tensor("figures" in record.facts and files.checkpoint.exists())
     if from_first(done):  # the others also wait here until the first process has removed old files
         return dict(record.facts.get("figures", {}))
     data, net = start(recipe)
-    if _metrics(recipe):  # they are measured after hours of training
+    if chosen_metrics(recipe):  # they are measured after hours of training
         name = excerpt(recipe.tables["data"]["name"])
         with foreign_errors(f"{recipe.source}: [data] {name}: scoring", TrainingError, net):
             check_scored(
@@ -102,7 +105,7 @@ def run_recipe(
     return figures
 
 
-def _prepare(files: RunFiles, record: RunRecord, fresh: bool) -> None:
+def _prepare(recipe: Recipe, files: RunFiles, record: RunRecord, fresh: bool) -> None:
     """Make the folder and load the record. Raises TrainingError for files that are not of a run of this recipe."""
     try:
         files.checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -119,8 +122,9 @@ def _prepare(files: RunFiles, record: RunRecord, fresh: bool) -> None:
                 ) from None
         return
     record.load()
-    if files.checkpoint.exists() and not files.record.exists():
-        raise TrainingError(f"{files.checkpoint}: exists, but not from a run of this recipe; --fresh replaces it")
+    for path in (files.checkpoint, *([files.int8] if recipe.output.int8_beside else ())):
+        if path.exists() and not files.record.exists():
+            raise TrainingError(f"{path}: exists, but not from a run of this recipe; --fresh replaces it")
 
 
 def start(recipe: Recipe) -> tuple[TrainingData, NestedModel]:
@@ -278,7 +282,7 @@ def _progress(
             return
         if not record.path.exists():
             record.note()
-        if report.stage == "dense" and report.epoch == report.epochs and quality in _metrics(recipe):
+        if report.stage == "dense" and report.epoch == report.epochs and quality in chosen_metrics(recipe):
             record.note(**{f"dense_{quality}": metrics_per_level(net, data.scored(), task=recipe.task)[quality][0]})
         for each in on_progress:
             each(report)
@@ -296,56 +300,6 @@ def _state_advice(files: RunFiles) -> Iterator[None]:
         raise TrainingError(f"{error.trouble}; {fresh}--out names another folder") from error
 
 
-def _export(recipe: Recipe, data: TrainingData, net: NestedModel, path: Path) -> dict[str, list[float]]:
-    """Write the checkpoint, and return its metrics. An int8 file's are measured on the file, which is another model."""
-    output = recipe.output
-    if output.values != INT8.name:
-        metrics = _chosen_metrics(recipe, lambda: metrics_per_level(net, data.scored(), task=recipe.task))
-        form: dict[str, Any] = {"example_inputs": data.example, "fixed_batch": output.fixed_batch}
-        if output.stepwise:
-            form = net.model.stepwise()  # type: ignore[operator]
-        export(
-            net,
-            path=path,
-            **form,
-            metrics=metrics,
-            tolerance=output.tolerance,
-            values=output.values,
-            force=True,
-        )
-        return metrics
-    export(
-        net,
-        data.example,
-        path,
-        fixed_batch=output.fixed_batch,
-        tolerance=output.tolerance,
-        values=output.values,
-        calibration=data.batches(0),
-        calibration_samples=output.calibration_samples,
-        calibration_method=output.calibration_method,
-        activations=output.activations or None,
-        keep_float=output.keep_float,
-        force=True,
-    )
-    metrics = _chosen_metrics(recipe, lambda: file_metrics(path, data.scored(), task=recipe.task))
-    if metrics:
-        store_metrics(path, metrics)
-    return metrics
-
-
-def _chosen_metrics(recipe: Recipe, measure: Callable[[], dict[str, list[float]]]) -> dict[str, list[float]]:
-    """The metrics that [output] names; nothing is measured where it names none."""
-    names = _metrics(recipe)
-    measured = measure() if names else {}
-    return {name: measured[name] for name in names}
-
-
-def _metrics(recipe: Recipe) -> tuple[str, ...]:
-    chosen = recipe.output.metrics
-    return recipe.task.metrics if chosen is None else chosen
-
-
 def _finish(
     recipe: Recipe,
     data: TrainingData,
@@ -356,15 +310,15 @@ def _finish(
     reports: Sequence[EpochReport],
 ) -> dict[str, Any]:
     """Measure the levels, export the checkpoint and draw the picture; returns the figures."""
-    metrics = _export(recipe, data, net, files.checkpoint)
+    metrics = write_float_or_int8(recipe, data, net, files.checkpoint)
     if samples := recipe.output.route_samples:
         reroutes = file_reroutes(files.checkpoint, data.batches(0), samples, recipe.output.max_drop)
         store_reroutes(files.checkpoint, reroutes)
-    with Checkpoint.open(files.checkpoint) as checkpoint:
-        levels = [
-            {"density": level.density, "flops": level.flops, "nbytes": level.nbytes, **level.metrics}
-            for level in checkpoint.levels
-        ]
+    beside: dict[str, Any] = {}
+    if recipe.output.int8_beside:
+        write_int8(recipe, data, net, files.int8)
+        beside["int8"] = {"levels": level_figures(files.int8), "checkpoint": str(files.int8)}
+    levels = level_figures(files.checkpoint)
     quality = recipe.task.quality
     dense = {"flops": dense_flops(net, data.example), quality: record.facts.get(f"dense_{quality}")}
     if quality in metrics:
@@ -381,6 +335,7 @@ def _finish(
         "losses": reports[-1].losses if reports else {},
         "checkpoint": str(files.checkpoint),
         "picture": str(files.picture) if quality in metrics else None,
+        **beside,
         "settings": recipe.tables,
     }
 

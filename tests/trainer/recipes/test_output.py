@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_recipe import tiny
@@ -14,7 +15,7 @@ from nested_sparse.errors import TrainingError
 from nested_sparse.runtime import Session
 from nested_sparse.runtime.rerouting import route_scores
 from nested_sparse.trainer import export
-from nested_sparse.trainer.recipes import run as run_module
+from nested_sparse.trainer.recipes import written as written_module
 from nested_sparse.trainer.recipes.run import run_recipe
 from nested_sparse.trainer.reroute import file_reroutes
 
@@ -28,6 +29,11 @@ from nested_sparse.trainer.reroute import file_reroutes
         ),
         (["output.route_samples=-1"], r"\[output\] route_samples = -1: expected a whole number of at least 0"),
         (["output.tolerance=2.0"], r"\[output\] tolerance = 2.0: expected a share of the output's largest value"),
+        (["output.values=int8", "output.int8_beside=true"], r"\[output\] int8_beside = true: expected false, or other"),
+        (
+            ["output.calibration_samples=9"],
+            r"calibration_samples = 9: expected int8_beside = true or values = \"int8\"",
+        ),
         (["output.max_drop=1.0"], r"\[output\] max_drop = 1.0: expected a share below 1"),
         (
             ["output.values=int8", "train.int8_epochs=1", "train.int8_keep_float=['zzz']"],
@@ -57,6 +63,29 @@ def test_only_the_metrics_that_are_asked_for_are_stored(tmp_path: Path, values: 
             assert all(said[name] == value for name, value in level.metrics.items())
 
 
+def test_a_run_writes_its_levels_in_int8_beside(tmp_path: Path) -> None:
+    """The second file is that of a run with values = "int8", to the byte of its levels; a stranger's file stays."""
+    short = ["train.dense_epochs=1", "train.search_epochs=0", "nesting.epochs_per_level=0"]
+    both = run_recipe(tiny(tmp_path, *short, "output.int8_beside=true"), tmp_path / "both")
+    alone = run_recipe(tiny(tmp_path, *short, "output.values=int8"), tmp_path / "alone")
+    plain = run_recipe(tiny(tmp_path, *short), tmp_path / "plain")
+    assert both["levels"] == plain["levels"]
+    assert both["int8"]["levels"] == alone["levels"]
+    beside = Path(both["int8"]["checkpoint"])
+    assert beside.name == "tiny-int8.safetensors"
+    sample = np.random.default_rng(0).random((1, 1, 8, 8), np.float32)
+    with Session(beside) as ours, Session(alone["checkpoint"]) as theirs:
+        for level in ours.levels:
+            ours_out, theirs_out = (
+                next(iter(s.run({s.inputs[0].name: sample}, level.index).values())) for s in (ours, theirs)
+            )
+            np.testing.assert_array_equal(ours_out, theirs_out)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tiny-int8.safetensors").write_bytes(b"kept")
+    with pytest.raises(TrainingError, match=r"tiny-int8\.safetensors: exists, but not from a run"):
+        run_recipe(tiny(tmp_path, *short, "output.int8_beside=true"), tmp_path / "other")
+
+
 def test_what_is_written_may_be_corrected_without_training_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,7 +96,7 @@ def test_what_is_written_may_be_corrected_without_training_again(
         raise TrainingError("no room")
 
     with monkeypatch.context() as broken:
-        broken.setattr(run_module, "export", refuse)
+        broken.setattr(written_module, "export", refuse)
         with pytest.raises(TrainingError, match="no room"):
             run_recipe(tiny(tmp_path), tmp_path / "a", on_progress=[epochs.append])
     trained = len(epochs)
@@ -107,7 +136,7 @@ def test_a_file_of_one_sample_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
         told.append(options["tolerance"])
         export(*arguments, **options)
 
-    monkeypatch.setattr(run_module, "export", noted)
+    monkeypatch.setattr(written_module, "export", noted)
     run_recipe(tiny(tmp_path, "output.fixed_batch=true", "output.tolerance=0.25"), tmp_path / "a")
     assert told == [0.25]
     with Session(tmp_path / "a" / "tiny.safetensors", threads=1) as session:
