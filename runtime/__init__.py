@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .detection import Detections, detections
+from .detection import Detections, detections, object_masks
 from .generation import Generator, Token, generate
 from .joining import RowCheck, check_rows, mark_rows
 from .policy import Decision, ElasticPolicy, FixedPolicy, LevelPolicy, Residuals, Slowdown, Waiting
@@ -43,5 +43,6 @@ __all__ = [
     "generate",
     "layer_profile",
     "mark_rows",
+    "object_masks",
     "usable_cores",
 ]

@@ -55,6 +55,7 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
     ("trainer.export.row_mark", "runtime"): "whether rows are independent is seen by running the file",
     ("trainer.file_model", "runtime"): "a file's answers are those of the file, run as a device runs it",
     ("trainer.tasks.detection", "runtime"): "a level is scored by the detections that a client makes of its output",
+    ("trainer.tasks.instance_segmentation", "runtime"): "the same, with their masks",
     ("trainer.reroute", "runtime"): "lowered inferences of a file are those of its own operators",
     ("trainer.export.int8.calibrate", "runtime"): "ranges are those of the file's own operators, in float32",
     ("trainer.export.verify", "runtime"): "export compares what it wrote, run at every level, with torch",

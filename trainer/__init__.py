@@ -14,7 +14,7 @@ from .progress import EpochReport, ProgressBar
 from .recalibrate import recalibrate
 from .reroute import measure_reroutes
 from .schedules import Admm, Chex, Gap, Gradual, OneShot, RigL
-from .tasks import Classification, Detection, Language, Ranking, Segmentation, Task
+from .tasks import Classification, Detection, InstanceSegmentation, Language, Ranking, Segmentation, Task
 from .train import fine_tune_int8, train
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "FreezeThenGrow",
     "Gap",
     "Gradual",
+    "InstanceSegmentation",
     "Interleaved",
     "Joint",
     "JointThenGrow",

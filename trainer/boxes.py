@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 SCALES = (0.1, 0.1, 0.2, 0.2)
@@ -42,3 +43,19 @@ def overlaps(first: Tensor, second: Tensor) -> Tensor:
     areas = [(each[..., 2:] - each[..., :2]).clamp(min=0).prod(-1) for each in (first, second)]
     union = areas[0][..., :, None] + areas[1][..., None, :] - shared
     return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def sampled(maps: Tensor, boxes: Tensor, points: int, size: float) -> Tensor:
+    """(N, C, boxes, points, points): values of maps (N, C, H, W) inside of boxes (N, boxes, 4), as RoIAlign takes them.
+
+    A box is cut into points × points parts; each has the bilinear value at its middle (Mask R-CNN, arXiv:1703.06870,
+    section 3, with one point of each part). size: height and width in pixels of the images that the maps are of.
+    Outside of a map its edge goes on.
+    """
+    steps = (torch.arange(points, dtype=boxes.dtype, device=boxes.device) + 0.5) / points
+    corner, sides = boxes[..., None, :2], boxes[..., None, 2:] - boxes[..., None, :2]
+    x, y = ((corner + sides * steps[:, None]) * (2 / size) - 1).unbind(-1)  # (N, boxes, points) each
+    grid = torch.stack([x[:, :, None, :].expand(-1, -1, points, -1), y[:, :, :, None].expand(-1, -1, -1, points)], -1)
+    values = F.grid_sample(maps, grid.flatten(1, 2), padding_mode="border", align_corners=False)
+    result: Tensor = values.reshape(*values.shape[:2], boxes.shape[1], points, points)
+    return result

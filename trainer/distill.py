@@ -109,12 +109,14 @@ def _check_teacher(teacher: Teacher, inputs: Any, logits: Tensor) -> None:
         )
 
 
-def distillation_loss(logits: Tensor, soft_labels: Tensor, temperature: float) -> Tensor:
+def distillation_loss(logits: Tensor, soft_labels: Tensor, temperature: float, shares: Tensor | None = None) -> Tensor:
     """Kullback-Leibler divergence of the softened labels, mean over samples, scaled by temperature² as in the paper.
 
-    logits, soft_labels: (N, classes, ...). No gradient flows to `soft_labels`.
+    logits, soft_labels: (N, classes, ...). No gradient flows to `soft_labels`. shares: (N, ...), of each position in
+    the mean; equal ones by default.
     """
     wanted = F.log_softmax(soft_labels.detach() / temperature, dim=1)
     got = F.log_softmax(logits / temperature, dim=1)
     pointwise = F.kl_div(got, wanted, reduction="none", log_target=True)
-    return pointwise.sum(dim=1).mean() * temperature**2
+    each = pointwise.sum(dim=1)
+    return (each.mean() if shares is None else (each * shares).sum()) * temperature**2

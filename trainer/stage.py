@@ -77,7 +77,8 @@ class Work:
         loss = self.loss(outputs, targets)
         if soft_labels is None:
             return loss
-        soft_loss = distillation_loss(self.task.logits(outputs), soft_labels, self.config.distill_temperature)
+        shares = self.task.soft_shares(soft_labels)
+        soft_loss = distillation_loss(self.task.logits(outputs), soft_labels, self.config.distill_temperature, shares)
         return (1 - weight) * loss + weight * soft_loss
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from nested_sparse.trainer.boxes import decoded, offsets, overlaps
+from nested_sparse.trainer.boxes import decoded, offsets, overlaps, sampled
 
 
 def boxes(seed: int, count: int) -> Tensor:
@@ -51,3 +51,32 @@ def test_offsets_are_those_of_the_paper() -> None:
     defaults, box = torch.tensor([[0.0, 0.0, 10.0, 20.0]]), torch.tensor([[-3.0, 0.0, 17.0, 20.0]])
     expected = [2 / 10 / 0.1, 0.0, math.log(2) / 0.2, 0.0]
     torch.testing.assert_close(offsets(box, defaults)[0], torch.tensor(expected))
+
+
+def bilinear(image: Tensor, x: float, y: float) -> float:
+    """The value at a point in pixels, whose middles are at halves; the edge goes on."""
+    height, width = image.shape
+    x, y = min(max(x - 0.5, 0), width - 1), min(max(y - 0.5, 0), height - 1)
+    i, j = int(y), int(x)
+    k, m = min(i + 1, height - 1), min(j + 1, width - 1)
+    upper = image[i, j] * (1 - (x - j)) + image[i, m] * (x - j)
+    lower = image[k, j] * (1 - (x - j)) + image[k, m] * (x - j)
+    return float(upper * (1 - (y - i)) + lower * (y - i))
+
+
+def test_samples_of_boxes_are_those_of_a_loop() -> None:
+    """At the middles of the parts of each box, in maps of a half of the image's size; across edges, too."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 3, 10, 10, generator=generator)
+    wanted = torch.tensor(
+        [[[2.0, 3, 11, 19], [0, 0, 20, 20], [5, 5, 5, 5]], [[-6, 4, 3, 9], [1.5, 2.5, 7, 8], [18, 12, 26, 22]]]
+    )
+    got = sampled(maps, wanted, 3, 20)
+    assert got.shape == (2, 3, 3, 3, 3)
+    for image in range(2):
+        for place, (left, top, right, bottom) in enumerate(wanted[image].tolist()):
+            for row in range(3):
+                for column in range(3):
+                    x, y = left + (right - left) * (column + 0.5) / 3, top + (bottom - top) * (row + 0.5) / 3
+                    expected = [bilinear(each, x / 2, y / 2) for each in maps[image]]
+                    torch.testing.assert_close(got[image, :, place, row, column], torch.tensor(expected))

@@ -2,6 +2,7 @@
 
 from .classification import Classification
 from .detection import Detection
+from .instance_segmentation import InstanceSegmentation
 from .language import Language
 from .ranking import Ranking
 from .segmentation import Segmentation
@@ -11,6 +12,7 @@ __all__ = [
     "TASKS",
     "Classification",
     "Detection",
+    "InstanceSegmentation",
     "Judged",
     "Language",
     "Mean",
@@ -26,4 +28,5 @@ TASKS: dict[str, type[Task]] = {
     "language": Language,
     "segmentation": Segmentation,
     "detection": Detection,
+    "instance_segmentation": InstanceSegmentation,
 }

@@ -55,7 +55,9 @@ class AveragePrecision:
         """mAP of all images."""
         coco, evaluation = self._tools
         truth = {
-            "images": [{"id": index + 1} for index in range(self._images)],
+            "images": [
+                {"id": index + 1, "height": 0, "width": 0} for index in range(self._images)
+            ],  # masks know theirs
             "categories": [{"id": int(each)} for each in sorted({row["category_id"] for row in self._truths})],
             "annotations": [{**row, "id": index + 1} for index, row in enumerate(self._truths)],
         }
@@ -78,7 +80,7 @@ class AveragePrecision:
         """The annotation of one object."""
         left, top, right, bottom = (float(each) for each in objects.boxes[index])
         sides = [right - left, bottom - top]
-        row = {
+        row: dict[str, Any] = {
             "image_id": self._images,
             "category_id": int(objects.classes[index]) + 1,
             "bbox": [left, top, *sides],

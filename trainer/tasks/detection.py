@@ -70,6 +70,19 @@ class Detection(Task):
         """(N, 1 + classes, boxes)."""
         return check_output(outputs, "soft labels")[..., COLUMNS:].movedim(2, 1)
 
+    def soft_shares(self, soft_labels: Tensor) -> Tensor:
+        """(N, boxes), in proportion to the teacher's probability of an object."""
+        return object_shares(soft_labels)
+
+
+def object_shares(soft_labels: Tensor) -> Tensor:
+    """(N, boxes), in proportion to the probability of an object by logits (N, 1 + classes, boxes).
+
+    In a plain mean nearly all would be background, and the loss small beside that of the few matched boxes.
+    """
+    objects = 1 - soft_labels.detach().softmax(1)[:, 0]
+    return objects / objects.sum().clamp(min=torch.finfo(objects.dtype).tiny)
+
 
 def classes_at(boxes: np.ndarray[Any, Any], found: Detections) -> Tensor:
     """(objects,) int64: the class of the surest detection that overlaps each box (objects, 4) by half, or -1."""

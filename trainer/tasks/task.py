@@ -89,6 +89,10 @@ class Task(ABC):
         """The logits that soft labels are made of, (N, classes, ...). Raises TrainingError where there are none."""
         return check_logits(outputs)
 
+    def soft_shares(self, soft_labels: Tensor) -> Tensor | None:
+        """(N, ...) the share of each position of the soft labels (N, classes, ...) in their loss; None: equal ones."""
+        return None
+
 
 def check_logits(outputs: Any, shape: str = "(N, classes, ...)", dimensions: int = 2) -> Tensor:
     """Return `outputs`. Raises TrainingError unless they are logits, a float tensor of `dimensions` or more.

@@ -4,6 +4,7 @@ from .gat import GAT
 from .gnmt import GNMT
 from .gpt import GPT
 from .jasper import Jasper
+from .mask_rcnn import MaskRCNN
 from .mobile import MobileNetV2
 from .pointnet2 import PointNet2
 from .pointnet2_parts import PointNet2Parts
@@ -20,6 +21,7 @@ __all__ = [
     "SSD",
     "DigitNet",
     "Jasper",
+    "MaskRCNN",
     "MobileNetV2",
     "PointNet2",
     "PointNet2Parts",
@@ -42,6 +44,7 @@ MODELS: dict[str, type] = {
     "pointnet2": PointNet2,
     "pointnet2_parts": PointNet2Parts,
     "ssd": SSD,
+    "mask_rcnn": MaskRCNN,
     "gnmt": GNMT,
     "translator": Translator,
 }

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer import Detection, Interleaved, TrainConfig, metrics_per_level, nest, train
 from nested_sparse.trainer.evaluate import check_scored
+from nested_sparse.trainer.stage import Work
 from nested_sparse.trainer.tasks.average_precision import AveragePrecision, Marked
 from nested_sparse.trainer.tasks.multibox import matches
 
@@ -221,6 +222,22 @@ def test_soft_labels_are_over_the_classes_of_each_box() -> None:
     logits = Detection().logits(output)
     assert logits.shape == (3, 1 + CLASSES, 12)
     assert torch.equal(logits[1, :, 5], output[1, 5, 8:])
+
+
+def test_soft_labels_count_by_the_chance_of_an_object() -> None:
+    """The loss of a level with a teacher, against the sum over all boxes of both terms."""
+    task, (output, objects), (other, _) = Detection(), case(0), case(1)
+    work = Work(nest(Fixed(), densities=(1.0,)), TrainConfig(distill_temperature=2.0), task.loss, task=task)
+    soft_labels = task.logits(other)
+    got = work.mixed_loss(output, objects, soft_labels, 0.25).item()
+    mine, teachers = output[..., 8:].double().numpy(), other[..., 8:].double().numpy()
+    divergence, weights = 0.0, 0.0
+    for row, wanted in zip(mine.reshape(-1, 1 + CLASSES), teachers.reshape(-1, 1 + CLASSES), strict=True):
+        weight = 1 - np.exp(wanted[0]) / np.exp(wanted).sum()
+        p, q = (np.exp(each / 2) / np.exp(each / 2).sum() for each in (wanted, row))
+        divergence += weight * (p * np.log(p / q)).sum() * 4
+        weights += weight
+    assert got == pytest.approx(0.75 * looped_loss(output, objects) + 0.25 * divergence / weights, rel=1e-4)
 
 
 def test_boxes_are_not_taken_for_a_regression(caplog: pytest.LogCaptureFixture) -> None:
