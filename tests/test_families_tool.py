@@ -102,6 +102,13 @@ def test_levels_are_set_against_dense_and_against_the_same_density_alone(folder:
     assert (folder / "families.png").stat().st_size > 1000
 
 
+def test_less_of_an_error_is_better(folder: Path) -> None:
+    """The sign says so, in place of that of the figure."""
+    (folder / "small.toml").write_text(STUDY.replace("share = true", "share = false\nhigher_is_better = false"))
+    (folder / "small.jsonl").write_text(line("dense", 0, {1.0: 2.0}) + line("ladder", 0, {0.2: 2.5, 0.7: 1.5}))
+    assert "| -25.00 % (20.0%) | +25.00 % (70.0%) |" in called(folder).stdout
+
+
 def test_int8_and_times_have_tables_of_their_own(folder: Path) -> None:
     """Each level of the int8 file against float32, and times as multiples of dense; no such table without figures."""
     floats = line("dense", 0, {1.0: 0.8}) + line("ladder", 0, {0.2: 0.5, 0.7: 0.8})

@@ -58,7 +58,7 @@ class Family:
         same = self.ladder.counterpart(level, other)
         if same is None:
             return None
-        return Difference.of(self.metric.of(self.ladder, level), self.metric.of(other, same))
+        return self.metric.gain(self.metric.of(self.ladder, level), self.metric.of(other, same))
 
 
 def tables(families: Sequence[Family], times: Mapping[str, Any] | None = None) -> Iterator[str]:
@@ -66,16 +66,16 @@ def tables(families: Sequence[Family], times: Mapping[str, Any] | None = None) -
     most = max(len(family.ladder.levels) for family in families)
     levels = " | ".join(f"level {level}" for level in range(most))
     yield from _table(
-        "Relative to the dense net, in percent ± standard error; share of weights kept",
+        "Better (+) or worse (-) than the dense net, in percent ± standard error; share of weights kept",
         f"metric | seeds | dense | {levels} | small dense net",
         (_against_dense(family, most) for family in families),
     )
     yield from _table(
-        "Relative to a net of the same density trained alone, in percent ± standard error",
+        "Better or worse than a net of the same density trained alone, in percent ± standard error",
         levels,
         (_against_alone(family, most) for family in families),
     )
-    yield from _table("int8 above float32, in percent ± standard error", levels, map(_int8, families))
+    yield from _table("int8, better or worse than float32, in percent ± standard error", levels, map(_int8, families))
     if times:
         rows = (row for family in families for row in _times(family, times["families"].get(family.name)))
         yield from _table(
@@ -101,7 +101,7 @@ def _int8(family: Family) -> list[str]:
     pairs = (
         (family.metric.of(family.int8, level), family.metric.of(family.ladder, level)) for level in family.ladder.levels
     )
-    return [family.name, *(Difference.of(*pair).text() for pair in pairs)]
+    return [family.name, *(family.metric.gain(*pair).text() for pair in pairs)]
 
 
 def _times(family: Family, times: Mapping[str, Any] | None) -> Iterator[list[str]]:
@@ -121,7 +121,7 @@ def _against_dense(family: Family, most: int) -> list[str]:
     cells += [""] * (most - len(family.ladder.levels))
     if family.small is None:
         return [*cells, ""]
-    difference = Difference.of(family.metric.of(family.small, 0), family.metric.of(family.dense, 0))
+    difference = family.metric.gain(family.metric.of(family.small, 0), family.metric.of(family.dense, 0))
     return [*cells, f"{difference.text()} ({family.small.mflops[0] / family.dense.mflops[0]:.1%} of the FLOPs)"]
 
 
@@ -154,7 +154,7 @@ def draw(title: str, families: Sequence[Family], paper: dict[str, Any], path: Pa
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.xaxis.set_minor_formatter(lambda value, _: f"{value:g}")
     axis.set_xlabel("share of weights kept, %")
-    axis.set_ylabel("difference from the dense net, relative, %")
+    axis.set_ylabel("better (+) or worse (-) than the dense net, %")
     axis.set_title(title)
     axis.legend(fontsize=7)
     figure.tight_layout()

@@ -12,12 +12,13 @@ writes the times beside the study's file. `fill` measures the disagreement of ke
 older versions, and stores it in both. `show` prints the tables in Markdown and saves the pictures. `command` prints the
 command of each row. Needs Python 3.11 or newer.
 
-[metric] has the name of the metric that the tables show, and `share`, true where it is from 0 to 1; accuracy is the
-default. A [[row]] has a name, a kind (dense, separate or nested) and settings of the recipe. `compare` names one row
-or more, to which its figures are related; `teacher` names the row whose checkpoint of the same seed teaches it; `line`
-is the name of a method, whose rows are joined in the picture against budget; `seeds` is the most seeds that it is run
-with. A row with `int8_of` is not trained. Its file is the one that a run of that row with the same seed wrote beside
-its own, by `output.int8_beside`; without one tools/int8_accuracy.py makes it from the checkpoint of that run.
+[metric] has the name of the metric that the tables show, `share`, true where it is from 0 to 1, and
+`higher_is_better`, false of an error; accuracy is the default. A [[row]] has a name, a kind (dense, separate or
+nested) and settings of the recipe. `compare` names one row or more, to which its figures are related; `teacher` names
+the row whose checkpoint of the same seed teaches it; `line` is the name of a method, whose rows are joined in the
+picture against budget; `seeds` is the most seeds that it is run with. A row with `int8_of` is not trained. Its file is
+the one that a run of that row with the same seed wrote beside its own, by `output.int8_beside`; without one
+tools/int8_accuracy.py makes it from the checkpoint of that run.
 """
 
 from __future__ import annotations

@@ -18,10 +18,14 @@ SAME_DENSITY = 0.05
 
 @dataclass(frozen=True)
 class Metric:
-    """The metric of a study, as checkpoints name it. share: it is from 0 to 1, and is shown in percent."""
+    """The metric of a study, as checkpoints name it.
+
+    share: it is from 0 to 1, and is shown in percent. higher_is_better: false of an error, such as bits per byte.
+    """
 
     name: str = "accuracy"
     share: bool = True
+    higher_is_better: bool = True
 
     @property
     def shown(self) -> str:
@@ -33,6 +37,11 @@ class Metric:
         """A level's figure by seed."""
         values = row.metric(level, self.name)
         return {seed: 100 * value for seed, value in values.items()} if self.share else values
+
+    def gain(self, ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference:
+        """The difference of figures by seed, above 0 where ours are better."""
+        found = Difference.of(ours, theirs)
+        return found if self.higher_is_better else Difference(-found.mean, found.error, found.pairs)
 
     def spread(self, row: Finished, level: int) -> Spread:
         """A level's figure over seeds."""
