@@ -10,7 +10,7 @@ from nested_sparse.amend import store_metrics
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.value_type import INT8
 
-from ..data.datasets import TrainingData
+from ..data.training_data import TrainingData
 from ..evaluate import file_metrics, metrics_per_level
 from ..export.write import export
 from ..model.nested_model import NestedModel
