@@ -90,8 +90,8 @@ def _show(figures: dict[str, Any]) -> None:
     A level's disagreement is the share of its answers that differ from the densest level's.
     """
     levels = [(str(index), level) for index, level in enumerate(figures["levels"])]
-    int8 = figures.get("int8")
-    levels += [(f"{index}, int8", level) for index, level in enumerate(int8["levels"] if int8 else ())]
+    int8 = figures.get("int8", {})
+    levels += [(f"{index}, int8", level) for index, level in enumerate(int8.get("levels", ()))]
     named = [key for _, level in levels for key in level if key not in ("density", "flops", "nbytes")]
     names = list(dict.fromkeys(named)) or [ACCURACY, DISAGREEMENT]
     rows: list[list[Any]] = [
@@ -111,7 +111,7 @@ def _show(figures: dict[str, Any]) -> None:
     scored = f"{facts['evaluated_samples']} {facts['evaluated_on']} samples" if "evaluated_on" in facts else "own data"
     title = f"{figures['recipe']}, seed {figures['seed']}: scored on {scored}"
     print_table(title, ["level", "density", "MFLOP", "KB in file", *names], rows)
-    wrote = [figures["checkpoint"], *([int8["checkpoint"]] if int8 else ()), *filter(None, [figures["picture"]])]
+    wrote = [figures["checkpoint"], *filter(None, [int8.get("checkpoint"), figures["picture"]])]
     print_line(
         f"{figures['epochs']} epochs, {figures['passes']:.1f} passes, {figures['seconds']:.1f} s of training; "
         f"wrote {' and '.join(wrote)}"

@@ -29,7 +29,7 @@ GONE = {
     EVICTED: "the text's state made way for a client that had less room; send it again, or fewer texts at once",
     UNLOADED: "the text's model was unloaded, or another version took its place; send the text again",
 }
-"""What is said where a text's state was forgotten, by the reason."""
+"""Words for a text whose state was forgotten, by the reason."""
 
 
 class Texts:

@@ -29,7 +29,8 @@ class OutputOptions:
     values: str = FLOAT32.name
     """Type of the stored weights, as in `export`. An int8 file is calibrated with training data of epoch 0."""
     int8_beside: bool = False
-    """Whether the run writes the same levels in int8, too, in a file of that name with -int8 behind it."""
+    """Whether the run writes the same levels in int8, too, in a file of that name with -int8 behind it. Where that
+    cannot be made, a warning says why, and the run ends well all the same."""
     calibration_samples: int = 512
     """As in `export`, as are the next three; for int8 only."""
     calibration_method: str = next(iter(METHODS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from .run_record import RunRecord
 from .written import chosen_metrics, level_figures, write_float_or_int8, write_int8
 
 OnProgress = Callable[[EpochReport], None]
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,10 +316,7 @@ def _finish(
     if samples := recipe.output.route_samples:
         reroutes = file_reroutes(files.checkpoint, data.batches(0), samples, recipe.output.max_drop)
         store_reroutes(files.checkpoint, reroutes)
-    beside: dict[str, Any] = {}
-    if recipe.output.int8_beside:
-        write_int8(recipe, data, net, files.int8)
-        beside["int8"] = {"levels": level_figures(files.int8), "checkpoint": str(files.int8)}
+    beside = {"int8": _int8_figures(recipe, data, net, files.int8)} if recipe.output.int8_beside else {}
     levels = level_figures(files.checkpoint)
     quality = recipe.task.quality
     dense = {"flops": dense_flops(net, data.example), quality: record.facts.get(f"dense_{quality}")}
@@ -338,6 +337,16 @@ def _finish(
         **beside,
         "settings": recipe.tables,
     }
+
+
+def _int8_figures(recipe: Recipe, data: TrainingData, net: NestedModel, path: Path) -> dict[str, Any]:
+    """The figures of the int8 file; the reason alone where it cannot be made, as what was trained is there already."""
+    try:
+        write_int8(recipe, data, net, path)
+    except NestedSparseError as error:
+        LOGGER.warning("no int8 file was written: %s", error)
+        return {"refused": str(error)}
+    return {"levels": level_figures(path), "checkpoint": str(path)}
 
 
 def dense_flops(net: NestedModel, example: tuple[Tensor, ...]) -> int:

@@ -15,6 +15,7 @@ from nested_sparse.errors import TrainingError
 from nested_sparse.runtime import Session
 from nested_sparse.runtime.rerouting import route_scores
 from nested_sparse.trainer import export
+from nested_sparse.trainer.recipes import run as run_module
 from nested_sparse.trainer.recipes import written as written_module
 from nested_sparse.trainer.recipes.run import run_recipe
 from nested_sparse.trainer.reroute import file_reroutes
@@ -84,6 +85,20 @@ def test_a_run_writes_its_levels_in_int8_beside(tmp_path: Path) -> None:
     (tmp_path / "other" / "tiny-int8.safetensors").write_bytes(b"kept")
     with pytest.raises(TrainingError, match=r"tiny-int8\.safetensors: exists, but not from a run"):
         run_recipe(tiny(tmp_path, *short, "output.int8_beside=true"), tmp_path / "other")
+
+
+def test_a_run_without_its_int8_file_keeps_what_it_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures have the reason; a further call trains nothing."""
+
+    def refuse(*_: object) -> None:
+        raise TrainingError("too noisy")
+
+    monkeypatch.setattr(run_module, "write_int8", refuse)
+    recipe = tiny(tmp_path, "train.dense_epochs=1", "nesting.epochs_per_level=0", "output.int8_beside=true")
+    figures = run_recipe(recipe, tmp_path / "a")
+    assert figures["int8"] == {"refused": "too noisy"}
+    assert figures["levels"]
+    assert run_recipe(recipe, tmp_path / "a") == figures
 
 
 def test_what_is_written_may_be_corrected_without_training_again(
