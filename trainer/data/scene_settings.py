@@ -39,7 +39,7 @@ class Scenes:
     evaluate_on: str = ""
     """"validation" or "test"; by default scenes of the held-out items if there are any, else of the test items."""
     masks: bool = False
-    """Whether the targets have the masks, too, for the task segmentation."""
+    """Whether the targets have the masks, too, for the task instance_segmentation."""
     seed: int = 0
     """Seed of the held-out items and of the scored scenes."""
 

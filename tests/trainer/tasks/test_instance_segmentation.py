@@ -177,7 +177,9 @@ ANSWERS, TARGETS = outputs(), targets()
 )
 def test_bad_outputs_and_targets_are_told_in_words(answers: Any, wanted: Any, said: str) -> None:
     """By the loss and by the metric."""
-    with pytest.raises(TrainingError, match=f"the loss of segmentation needs .*{said}|the loss of segm.*{said}"):
+    with pytest.raises(
+        TrainingError, match=f"the loss of instance segmentation needs .*{said}|the loss of instance segm.*{said}"
+    ):
         InstanceSegmentation().loss(answers, wanted)
     with pytest.raises(TrainingError, match=f"score.*{said}"):
         InstanceSegmentation().judged(answers, wanted, "score")
