@@ -89,7 +89,9 @@ def test_rows_that_say_nothing_cost_nothing(tmp_path: Path) -> None:
     x = images(64)
     recalibrate(net, [(x, torch.zeros(64))])
     net.eval()
-    assert net.level_norms()["4"].norms[0].running_var.min() < 1e-6 < net.level_norms()["4"].norms[0].running_var.max()
+    variance = net.level_norms()["4"].norms[0].running_var
+    assert 0 < int((variance == 1).sum()) < len(variance)
+    variance[variance == 1] = 0  # as training leaves them; `recalibrate` gives constant channels a 1
     with Checkpoint.open(exported(net, x, tmp_path / "net.safetensors")) as checkpoint:
         assert all(layer.value_type.scaled for layer in checkpoint.layers)
         assert all(min(layer.sqnr_db) > 25 for layer in checkpoint.layers)
