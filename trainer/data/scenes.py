@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..tasks.objects import ABSENT
 from .images import LabelledImages
 
 SMALLEST, LARGEST = 0.6, 1.3
@@ -30,8 +31,6 @@ DARKEST = 8
 """Least value of an item's pixel. Around the items of Fashion-MNIST there are stray pixels of 1 or 2."""
 MOST_OBJECTS = 100
 """Objects of a scene, at most: a pixel's owner is a byte, and COCO scores so many detections of an image."""
-ABSENT = -1
-"""Class, and sides, of a row that is no object."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from nested_sparse.errors import TrainingError
 from .task import kind
 
 ABSENT = -1
-"""Class of a row without an object."""
+"""Class, and sides, of a row without an object."""
 COLUMNS = 8
 """Columns of an output before the logits: the box, and its default box."""
 

@@ -45,11 +45,3 @@ def by_box(values: Tensor) -> Tensor:
     """The answer (N, BOXES × values, H, W) of a `box_head` as (N, H × W × BOXES, values)."""
     samples, channels = values.shape[:2]
     return values.permute(0, 2, 3, 1).reshape(samples, -1, channels // BOXES)
-
-
-def check_size(x: Tensor, size: int, name: str) -> None:
-    """Raise ValueError unless the images x (N, C, H, W) have size × size pixels. name: the network's."""
-    if x.shape[2:] != (size, size):
-        raise ValueError(
-            f"{name}: expected images of {size} × {size} pixels, got {tuple(x.shape[2:])}; set [model] size to theirs"
-        )

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import decoded, overlaps, sampled
-from .default_boxes import box_head, by_box, check_size, default_boxes
-from .residual import ResidualBlock, initialised
+from .backbone import Backbone
+from .default_boxes import box_head, by_box, default_boxes
+from .residual import initialised
 
 CANDIDATES = 64
 """Boxes of an image, those with the largest scores, among which proposals are chosen."""
@@ -24,7 +25,7 @@ POINTS = 7
 """Height and width of the map of a proposal; a mask has twice as many pixels in each direction."""
 
 
-class MaskRCNN(nn.Module):
+class MaskRCNN(Backbone):
     """A residual network, proposals, and for each of them a class, a box and a mask.
 
     The paper suppresses proposals one after another; here a candidate gives way to any surer one that it overlaps, as
@@ -46,14 +47,8 @@ class MaskRCNN(nn.Module):
         proposals: int = 12,
         hidden: int = 128,
     ) -> None:
-        super().__init__()
-        self.size, self.proposals = size, proposals
-        self.stem = nn.Conv2d(channels, width, 3, 2, 1, bias=False)
-        self.bn = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU()
-        self.stage1 = ResidualBlock(width, width)
-        self.stage2 = ResidualBlock(width, 2 * width, 2)
-        self.stage3 = ResidualBlock(2 * width, 4 * width, 2)
+        super().__init__(channels, width, size)
+        self.proposals = proposals
         inner = 2 * width
         self.lateral = nn.Conv2d(4 * width, inner, 1, bias=False)
         self.merged = _norm_relu(inner, nn.Conv2d(inner, inner, 3, 1, 1, bias=False))
@@ -77,9 +72,7 @@ class MaskRCNN(nn.Module):
         top, right, bottom in pixels; the default boxes, or the proposals; and logits, the background's first. Masks:
         (N, proposals, 14, 14), logits inside of the objects' boxes.
         """
-        check_size(x, self.size, "MaskRCNN")
-        fine = self.stage2(self.stage1(self.relu(self.bn(self.stem(x)))))
-        coarse = self.stage3(fine)
+        fine, coarse = self.maps(x)
         found = by_box(self.rpn(coarse))
         defaults = self.defaults.expand(x.shape[0], -1, -1)
         anchors = torch.cat([decoded(found[..., :4], defaults), defaults, found[..., 4:]], 2)

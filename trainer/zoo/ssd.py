@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from ..boxes import decoded
-from .default_boxes import box_head, by_box, check_size, default_boxes
+from .backbone import Backbone
+from .default_boxes import box_head, by_box, default_boxes
 from .residual import ResidualBlock, initialised
 
 
-class SSD(nn.Module):
+class SSD(Backbone):
     """A stem, four residual stages, and 3 × 3 convolutions for boxes and classes on the last two maps.
 
     The paper's network stands on VGG-16 and reads six maps of images of 300 × 300; these images are small. size: height
@@ -28,14 +29,7 @@ class SSD(nn.Module):
         size: int = 64,
         sizes: tuple[float, float, float] = (16.0, 24.0, 36.0),
     ) -> None:
-        super().__init__()
-        self.size = size
-        self.stem = nn.Conv2d(channels, width, 3, 2, 1, bias=False)
-        self.bn = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU()
-        self.stage1 = ResidualBlock(width, width)
-        self.stage2 = ResidualBlock(width, 2 * width, 2)
-        self.stage3 = ResidualBlock(2 * width, 4 * width, 2)
+        super().__init__(channels, width, size)
         self.stage4 = ResidualBlock(4 * width, 8 * width, 2)
         initialised(self)
         self.heads = nn.ModuleList(box_head(each * width, 5 + classes) for each in (4, 8))
@@ -48,8 +42,7 @@ class SSD(nn.Module):
 
         Boxes are left, top, right, bottom in pixels. The first logit is the background's.
         """
-        check_size(x, self.size, "SSD")
-        near = self.stage3(self.stage2(self.stage1(self.relu(self.bn(self.stem(x))))))
+        _, near = self.maps(x)
         maps = (near, self.stage4(near))
         found = torch.cat([by_box(head(each)) for head, each in zip(self.heads, maps, strict=True)], 1)
         defaults = self.defaults.expand(x.shape[0], -1, -1)
