@@ -345,6 +345,7 @@ def _int8_figures(recipe: Recipe, data: TrainingData, net: NestedModel, path: Pa
         write_int8(recipe, data, net, path)
     except NestedSparseError as error:
         LOGGER.warning("no int8 file was written: %s", error)
+        path.unlink(missing_ok=True)  # one of an earlier run has other weights
         return {"refused": str(error)}
     return {"levels": level_figures(path), "checkpoint": str(path)}
 

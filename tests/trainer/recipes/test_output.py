@@ -88,14 +88,18 @@ def test_a_run_writes_its_levels_in_int8_beside(tmp_path: Path) -> None:
 
 
 def test_a_run_without_its_int8_file_keeps_what_it_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The figures have the reason; a further call trains nothing."""
+    """The figures have the reason; a further call trains nothing. An int8 file of an earlier run goes."""
 
     def refuse(*_: object) -> None:
         raise TrainingError("too noisy")
 
     monkeypatch.setattr(run_module, "write_int8", refuse)
     recipe = tiny(tmp_path, "train.dense_epochs=1", "nesting.epochs_per_level=0", "output.int8_beside=true")
-    figures = run_recipe(recipe, tmp_path / "a")
+    (tmp_path / "a").mkdir()
+    old = tmp_path / "a" / "tiny-int8.safetensors"
+    old.write_bytes(b"of an earlier run")
+    figures = run_recipe(recipe, tmp_path / "a", fresh=True)
+    assert not old.exists()
     assert figures["int8"] == {"refused": "too noisy"}
     assert figures["levels"]
     assert run_recipe(recipe, tmp_path / "a") == figures
