@@ -115,13 +115,13 @@ def test_int8_and_times_have_tables_of_their_own(folder: Path) -> None:
     (folder / "small.jsonl").write_text(floats)
     assert "int8" not in called(folder).stdout
     (folder / "small.jsonl").write_text(floats + line("bytes", 0, {0.2: 0.4, 0.7: 0.88}))
-    of_family = {"dense_ms": 3.0, "levels_ms": [1.0, 2.0], "int8_ms": [0.5, 6.0]}
-    times = {"rounds": 7, "families": {"trained": of_family, "gone": of_family}}
+    of_family = {"dense_ms": 3.0, "levels_ms": [1.0, 2.0], "int8_ms": [0.5, 6.0], "cpu": "a chip", "rounds": 7}
+    times = {"families": {"trained": of_family, "gone": of_family}}
     (folder / "families.times.json").write_text(json.dumps(times))
     told = called(folder).stdout.splitlines()
     assert "| trained | -20.00 % | +10.00 % |" in told
-    assert "| trained | 3.000 | 1.000 (3.0 ×) | 2.000 (1.5 ×) |" in told
-    assert "| trained, int8 | 3.000 | 0.500 (6.0 ×) | 6.000 (0.5 ×) |" in told
+    assert "| trained | a chip, 7 | 3.000 | 1.000 (3.0 ×) | 2.000 (1.5 ×) |" in told
+    assert "| trained, int8 | a chip, 7 | 3.000 | 0.500 (6.0 ×) | 6.000 (0.5 ×) |" in told
     assert not any("gone" in row for row in told)
 
 

@@ -79,9 +79,8 @@ def tables(families: Sequence[Family], times: Mapping[str, Any] | None = None) -
     if times:
         rows = (row for family in families for row in _times(family, times["families"].get(family.name)))
         yield from _table(
-            f"Milliseconds of one sample, medians of {times['rounds']} runs in turns, one thread; times faster than "
-            "dense ONNX Runtime",
-            f"dense ONNX Runtime | {levels}",
+            "Milliseconds of one sample, medians of runs in turns, one thread; times faster than dense ONNX Runtime",
+            f"processor, runs | dense ONNX Runtime | {levels}",
             rows,
         )
 
@@ -109,7 +108,8 @@ def _times(family: Family, times: Mapping[str, Any] | None) -> Iterator[list[str
     for key, name in (("levels_ms", ""), ("int8_ms", ", int8")) if times else ():
         if times and key in times:
             cells = [f"{ms:.3f} ({times['dense_ms'] / ms:.1f} ×)" for ms in times[key]]
-            yield [family.name + name, f"{times['dense_ms']:.3f}", *cells]
+            where = f"{times['cpu']}, {times['rounds']}"
+            yield [family.name + name, where, f"{times['dense_ms']:.3f}", *cells]
 
 
 def _against_dense(family: Family, most: int) -> list[str]:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import tomllib
 import torch
-from study import Row, Study, toml_value
+from study import Study, add_folders
 
 from nested_sparse.runtime import Session
 from nested_sparse.serving.bench.kernels.dense import dense_session, export_dense_fixed
@@ -41,13 +41,11 @@ Feeds = Mapping[str, np.ndarray[Any, Any]]
 
 def measured(study: Study, given: Mapping[str, str], options: argparse.Namespace) -> dict[str, Any] | None:
     """Medians in ms: dense_ms, levels_ms and int8_ms; None where no checkpoint is kept."""
-    row = study.named[given["ladder"]]
-    path = first_kept(study, row, options)
-    recipe = recipe_of(study, row, options.data)
-    if path is None or recipe.output.stepwise:
+    path, recipe = ladder_of(study, given, options)
+    if path is None:
         return None
     files = {"levels": path}
-    if (int8 := given.get("int8")) and (other := first_kept(study, study.named[int8], options)):
+    if (int8 := given.get("int8")) and (other := study.first_checkpoint(int8, options)):
         files["int8"] = other
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="nested-sparse-")))
@@ -64,16 +62,11 @@ def measured(study: Study, given: Mapping[str, str], options: argparse.Namespace
     return {"dense_ms": medians["dense 0"], **found, "isa": session.isa}
 
 
-def recipe_of(study: Study, row: Row, data: Path) -> Recipe:
-    """The recipe with the settings of the row."""
-    settings = {**row.settings, **study.files(data)}
-    return load_recipe(row.recipe, [f"{key}={toml_value(value)}" for key, value in settings.items()])
-
-
-def first_kept(study: Study, row: Row, options: argparse.Namespace) -> Path | None:
-    """The checkpoint of the row's first seed that is kept."""
-    seeds = sorted(seed for name, seed in study.runs() if name == row.name)
-    return next((path for seed in seeds if (path := study.checkpoint(row.name, seed, options))), None)
+def ladder_of(study: Study, given: Mapping[str, str], options: argparse.Namespace) -> tuple[Path | None, Recipe]:
+    """The checkpoint of the family's ladder, None where none is kept, or it takes texts; and the ladder's recipe."""
+    row = study.named[given["ladder"]]
+    recipe = load_recipe(row.recipe, row.given(study.files(options.data)))
+    return None if recipe.output.stepwise else study.first_checkpoint(row.name, options), recipe
 
 
 def dense_run(recipe: Recipe, data: Any, path: Path) -> Run:
@@ -106,19 +99,17 @@ def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", type=Path, help="file that names the families")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
-    parser.add_argument("--keep", type=Path, help="folder of the kept checkpoints, as of tools/study.py")
-    parser.add_argument("--out", type=Path, default=Path("build/study"), help="folder of the runs")
+    add_folders(parser)
     parser.add_argument("--rounds", type=int, default=50, help="timed runs of each level")
     options = parser.parse_args()
     path = options.families.with_suffix(".times.json")
     families = json.loads(path.read_text())["families"] if path.exists() else {}
-    facts = {**machine_facts(), "threads": 1, "batch": 1, "rounds": options.rounds}
+    facts = {**machine_facts(), "threads": 1, "batch": 1}
     for given in tomllib.loads(options.families.read_text())["family"]:
         found = measured(Study(options.families.parent / given["study"]), given, options)
         print(f"{given['name']}: {found or 'no checkpoint is kept, or it takes texts'}", file=sys.stderr, flush=True)
         if found is not None:
-            families[given["name"]] = found | {"cpu": facts["cpu"]}
+            families[given["name"]] = found | {"cpu": facts["cpu"], "rounds": options.rounds}
         write_whole(path, (json.dumps({**facts, "families": families}, indent=1) + "\n").encode())
 
 

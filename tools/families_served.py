@@ -26,8 +26,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import tomllib
-from families_latency import first_kept, recipe_of
-from study import Study
+from families_latency import ladder_of
+from study import Study, add_folders
 
 from nested_sparse.runtime import Session
 from nested_sparse.serving.bench.serving.capacity import default_slo_ms, service_times_ms
@@ -44,6 +44,7 @@ from nested_sparse.trainer.recipes.recipe import Recipe
 
 ITEMS = 16
 ROUND_S = 30.0
+"""Longest time between two looks at the answers, which are kept until then."""
 
 
 @dataclass
@@ -71,9 +72,8 @@ def prepared(given: dict[str, str], folder: Path, stack: ExitStack, options: arg
     stack: closes the session of the reference.
     """
     study = Study(options.families.parent / given["study"])
-    row = study.named[given["ladder"]]
-    kept, recipe = first_kept(study, row, options), recipe_of(study, row, options.data)
-    if kept is None or recipe.output.stepwise:
+    kept, recipe = ladder_of(study, given, options)
+    if kept is None:
         return None
     path = folder / f"{study.path.stem}-{len(list(folder.iterdir()))}.safetensors"
     shutil.copyfile(kept, path)
@@ -102,11 +102,12 @@ def items_of(recipe: Recipe, session: Session) -> list[Item]:
 def load_all(families: Sequence[Served], options: argparse.Namespace) -> None:
     """Serve all, send all arrivals, and grade the answers."""
     folder = [str(options.folder / f"{each.model}.safetensors") for each in families]
-    rounds = max(1, round(options.seconds / ROUND_S))
+    round_s = min(ROUND_S, options.seconds)
+    rounds = round(options.seconds / round_s)
     turns: list[list[list[Arrival]]] = []
     for each in families:
         rate = min(options.most, options.load * 1e3 / len(families) / each.service_ms[-1])
-        load = Load(rate, ROUND_S, rounds)
+        load = Load(rate, round_s, rounds)
         turns.append(segments(Cell(each.model, "none"), TRACES["poisson"], load, len(each.items), options.seed))
     with running_server(Path(folder[0]), [*folder[1:], "--threads", "1"]) as server, ExitStack() as stack:
         neighbour = stack.enter_context(co_runner(options.co_runner, [server.pid]))
@@ -151,9 +152,7 @@ def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", type=Path, help="file that names the families")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
-    parser.add_argument("--keep", type=Path, help="folder of the kept checkpoints, as of tools/study.py")
-    parser.add_argument("--out", type=Path, default=Path("build/study"), help="folder of the runs")
+    add_folders(parser)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--load", type=float, default=0.5, help="share of one thread at the densest levels")
     parser.add_argument("--most", type=float, default=30.0, help="most requests a second of a family")

@@ -78,13 +78,16 @@ class Row:
 
     def sets(self, data: dict[str, str]) -> list[str]:
         """The settings of the row and of the data as arguments."""
+        return [word for setting in self.given(data) for word in ("--set", setting)]
+
+    def given(self, data: dict[str, str]) -> list[str]:
+        """The settings of the row and of the data, as `load_recipe` takes them."""
         given = {**self.settings, **data}
         names_first = sorted(given, key=lambda key: not key.endswith(".name"))  # a name drops what was set before
-        return [word for key in names_first for word in ("--set", f"{key}={toml_value(given[key])}")]
+        return [f"{key}={_toml(given[key])}" for key in names_first]
 
 
-def toml_value(value: Any) -> str:
-    """`value` as TOML."""
+def _toml(value: Any) -> str:
     return json.dumps(value)  # numbers, strings, booleans and lists are alike in both
 
 
@@ -177,8 +180,7 @@ class Study:
 
     def of_data(self, row: Row, data: Path) -> list[str]:
         """The settings of the row's data, as `load_recipe` takes them. data: the folder of its files."""
-        given = {**row.settings, **self.files(data)}
-        return [f"{key}={toml_value(value)}" for key, value in given.items() if key.startswith("data.")]
+        return [setting for setting in row.given(self.files(data)) if setting.startswith("data.")]
 
     def folder(self, row: Row, seed: int, out: Path) -> Path:
         """The folder of a run's files."""
@@ -194,6 +196,11 @@ class Study:
         kept = [] if arguments.keep is None else [self.kept(row, seed, arguments.keep)]
         found = [*kept, *sorted(self.folder(row, seed, arguments.out).glob("*.safetensors"))]
         return next((path for path in found if path.is_file() and not path.match(INT8_BESIDE)), None)
+
+    def first_checkpoint(self, name: str, arguments: argparse.Namespace) -> Path | None:
+        """The checkpoint of the first seed of the row that has one; None if there is none."""
+        seeds = sorted(seed for row, seed in self.runs() if row == name)
+        return next((path for seed in seeds if (path := self.checkpoint(name, seed, arguments))), None)
 
 
 def run(study: Study, arguments: argparse.Namespace) -> None:
@@ -296,11 +303,11 @@ def time(study: Study, arguments: argparse.Namespace) -> None:
         runs: dict[str, Run] = {}
         levels: dict[str, int] = {}
         for row in study.finished():
-            paths = [path for seed in sorted(row.lines) if (path := study.checkpoint(row.name, seed, arguments))]
-            if not paths:
+            path = study.first_checkpoint(row.name, arguments)
+            if path is None:
                 print(f"{row.name}: no checkpoint is kept", file=sys.stderr)
                 continue
-            session = stack.enter_context(Session(paths[0], threads=1))
+            session = stack.enter_context(Session(path, threads=1))
             levels[row.name] = len(session.levels)
             runs |= {f"{row.name}\n{level.index}": _timed(session, level.index) for level in session.levels}
             isa = session.isa
@@ -346,15 +353,20 @@ def command(study: Study, arguments: argparse.Namespace) -> None:
         print(f"{row.name}:\n    {shlex.join(words)}")
 
 
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the folders of data, runs and checkpoints."""
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
+    parser.add_argument("--out", type=Path, default=Path("build/study"), help="folder of the runs")
+    parser.add_argument("--keep", type=Path, help="folder outside the repository for a copy of each checkpoint")
+
+
 def main() -> None:
     """Parse the command line."""
     verbs = {"run": run, "fill": fill, "time": time, "show": show, "command": command}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=verbs)
     parser.add_argument("study", type=Path, nargs="+")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
-    parser.add_argument("--out", type=Path, default=Path("build/study"), help="folder of the runs")
-    parser.add_argument("--keep", type=Path, help="folder outside the repository for a copy of each checkpoint")
+    add_folders(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", help="only rows whose name holds one of these")
     parser.add_argument("--part", default="1/1", help="k/n: the k-th of n shares of the work")
