@@ -24,7 +24,7 @@ class FileServer:
     wrong. status: sent in place of every answer. headers: sent beside the usual ones, or in place of them. endless: a
     body that does not end, without a length. stalled: nothing is sent until it is false again. forged_range: added to
     the beginning that Content-Range states. trigger: called once, when so many bytes of bodies were sent.
-    sent: number of bytes of bodies. first_s: reading of the monotonic clock at the first request.
+    sent: number of bytes of bodies; see count_anew(). first_s: reading of the monotonic clock at the first request.
     asked: (path, Range, Authorization).
     """
 
@@ -46,6 +46,8 @@ class FileServer:
     sent: int = 0
     first_s: float = 0.0
     asked: list[tuple[str, str, str]] = field(default_factory=list)
+    _answers: int = 0
+    _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def __enter__(self) -> FileServer:
         self.start()
@@ -67,7 +69,14 @@ class FileServer:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                server.answer(self)
+                with server._changed:
+                    server._answers += 1
+                try:
+                    server.answer(self)
+                finally:
+                    with server._changed:
+                        server._answers -= 1
+                        server._changed.notify_all()
 
             def log_message(self, *_: Any) -> None:
                 """Nothing."""
@@ -88,6 +97,15 @@ class FileServer:
         self._listening.shutdown()
         self._listening.server_close()
         self._thread.join()
+
+    def count_anew(self, files: dict[str, bytes] | None = None) -> None:
+        """Let `sent` begin at 0, and serve `files` from now on; None: the same.
+
+        It waits for the answers under way. A client that was closed may have left one that is still sent.
+        """
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._answers == 0, 20.0), "an answer is still under way"
+            self.sent, self.files = 0, self.files if files is None else files
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """One GET."""
@@ -132,9 +150,9 @@ class FileServer:
                 while self.stalled and not self._dead:
                     time.sleep(0.01)
                 data = body[sent : sent + PIECE_NBYTES] or bytes(PIECE_NBYTES)
+                self.sent += len(data)  # before the client can have them, and compare
                 request.wfile.write(data)
                 sent += len(data)
-                self.sent += len(data)
                 self._pull()
                 if self.rate:
                     time.sleep(max(0.0, started_s + sent / self.rate - time.monotonic()))

@@ -39,7 +39,7 @@ _TOKEN = secrets.token_hex(16)
 def cut_out_arrays(text: bytes) -> tuple[bytes, list[bytes]]:
     """`text` with a mark in the place of each `"data"` that is an array of numbers, and those arrays, unread.
 
-    An array that holds strings stays where it is.
+    An array that holds strings or objects stays where it is.
     """
     rest: list[bytes] = []
     arrays: list[bytes] = []
@@ -52,7 +52,7 @@ def cut_out_arrays(text: bytes) -> tuple[bytes, list[bytes]]:
         begin = begins.end()
         nexts = [place for place in (text.find(mark, begin) for mark in (b'"', b"}")) if place >= 0]
         last = text.rfind(b"]", begin, min(nexts, default=len(text)))
-        if last < 0:
+        if last < 0 or text.count(b"[", begin, last) != text.count(b"]", begin, last + 1):  # goes on behind a string
             continue
         rest += (text[end:begin], f'"{_TOKEN}{len(arrays)}"'.encode())
         arrays.append(text[begin : last + 1])

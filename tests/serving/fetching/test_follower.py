@@ -35,7 +35,7 @@ def test_a_cut_link_goes_on_where_it_ended(server: FileServer, first: Published,
         with Device(tmp_path / str(nbytes), server.url) as device:
             assert device.becomes(first)
         assert server.sent <= first.manifest.nbytes + 2 * len(first.manifest.raw)
-        server.sent = 0
+        server.count_anew()
 
 
 def test_a_stopped_download_goes_on_after_a_restart(server: FileServer, first: Published, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_stopped_download_goes_on_after_a_restart(server: FileServer, first: P
     with path.open("r+b") as file:
         file.seek(begin + 100)
         file.write(b"\0" * 1000)
-    server.sent = 0
+    server.count_anew()
     with Device(tmp_path, server.url) as device:
         assert device.levels  # without the file server
         assert device.becomes(first)
@@ -69,7 +69,7 @@ def test_an_update_brings_what_changed(server: FileServer, first: Published, sec
     with Device(tmp_path, server.url) as device:
         assert device.becomes(first)
         assert wait_until(lambda: not (device.store.folder / "partial").exists())
-        server.sent, server.files = 0, second.files
+        server.count_anew(second.files)
         device.follower.poll()
         assert device.becomes(second)
         pieces = second.manifest.pieces
@@ -94,7 +94,7 @@ def test_an_update_that_comes_during_a_download_uses_what_has_come(
         assert wait_until(lambda: device.levels == 3)
         device.follower.close()
         server.stalled = False
-    server.sent, server.files = 0, second.files
+    server.count_anew(second.files)
     with Device(tmp_path, server.url) as device:
         assert device.becomes(second)
     pieces = second.manifest.pieces
@@ -164,7 +164,7 @@ def test_a_version_that_fails_its_self_check_is_refused_once(
     assert "self-check: level 3, 'output'" in device.faults[0]
     assert caplog.text.count("refused") == 1
     assert "next try" not in caplog.text
-    server.sent = 0
+    server.count_anew()
     with Device(tmp_path, server.url) as device:
         assert device.serves(first)
         assert wait_until(lambda: server.sent >= len(failing.manifest.raw))

@@ -160,7 +160,8 @@ def disturb(points: int, first: Published, second: Published, keys: list[Path], 
                 shutil.copytree(tmp_path / "served", folder)
             changed = goal.manifest.pieces[0].nbytes + goal.manifest.pieces[-1].nbytes
             at = draws.randrange(changed if updates else goal.manifest.nbytes)
-            server.files, server.sent, server.trigger, server.cut_after = goal.files, 0, None, None
+            server.count_anew(goal.files)
+            server.trigger = server.cut_after = None
             trial = Trial(server, goal, first if updates else None, at, other)
             kind = point % (len(FAULTS) + 1)
             one_point(trial, FAULTS[kind] if kind < len(FAULTS) else None, folder, public)

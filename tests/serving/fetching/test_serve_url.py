@@ -150,7 +150,7 @@ def test_figures_of_a_model_of_15_mb(tmp_path: Path) -> None:
                     continue
                 with triton.InferenceServerClient(address) as client:
                     assert wait_for(lambda: "2" in levels_of(client), 200)
-                server.sent = 0
+                server.count_anew()
                 changed_densest(path, path)
                 _, second = publish(path, serial=2)
                 server.files = {FILE: path.read_bytes(), f"{FILE}.manifest": second.raw}

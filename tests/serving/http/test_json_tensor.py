@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nested_sparse.errors import InputError
@@ -84,6 +84,8 @@ def test_the_edge_of_a_piece_changes_nothing():
 
 
 @given(JSON, st.sampled_from([None, 1]))
+@example({"data": [[], ""]}, None)
+@example({"data": [[1], {"data": [2]}, [3]]}, None)
 def test_cutting_arrays_out_keeps_the_rest(value, indent):
     """With the arrays put back, any JSON is what it was."""
     text = json.dumps(value, indent=indent).encode()
