@@ -40,9 +40,12 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "nested_sparse.serving.cli", "train", *map(str, arguments)]
 
 
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), check=False)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     folder, figures = whole
     assert (figures["seed"], figures["epochs"]) == (3, 13)
     arguments = (folder / "tiny.toml", "--out", tmp_path, "--seed", 3)
-    process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, env=environment())
     deadline = time.monotonic() + 120
     while not (tmp_path / "tiny.state").exists() and time.monotonic() < deadline:
         time.sleep(0.005)

@@ -6,11 +6,11 @@ loop step by step, twice, and with a free batch size each step is slow. Here the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from onnxscript.function_libs.torch_lib.ops import core
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -57,15 +57,16 @@ def _answer(x: Tensor, hidden: Tensor, settings: Sequence[Any]) -> Tensor:
     return x.new_empty((*x.shape[:2], hidden.shape[2] * (2 if bidirectional else 1)))
 
 
-TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
-    operator: getattr(core, name)
-    for operator, name in (
-        (torch.ops.nested_sparse.lstm.default, "aten_lstm"),
-        (torch.ops.nested_sparse.gru.default, "aten_gru"),
-    )
-    if hasattr(core, name)
-}
-"""Translations of the two operators by torch.onnx. Where another onnxscript lacks one, torch's loop is traced."""
+@functools.cache
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Translations of the two operators by torch.onnx, made at the first export; they take half a second to import.
+
+    Where another onnxscript lacks one, torch's loop is traced.
+    """
+    from onnxscript.function_libs.torch_lib.ops import core
+
+    named = {torch.ops.nested_sparse.lstm.default: "aten_lstm", torch.ops.nested_sparse.gru.default: "aten_gru"}
+    return {operator: getattr(core, name) for operator, name in named.items() if hasattr(core, name)}
 
 
 def _check(func: Callable[..., Any], args: Sequence[Any]) -> None:
@@ -92,7 +93,8 @@ class WholeRecurrent(TorchFunctionMode):
     ) -> Any:
         """Hook that torch calls for every function. Raises ExportError: a call that a graph cannot hold."""
         _check(func, args)
-        if len(TRANSLATIONS) == 2 and not kwargs and len(args) == 9 and not args[6]:  # args[6]: training, with dropout
+        padded = func in (torch.lstm, torch.gru) and not kwargs and len(args) == 9
+        if padded and not args[6] and len(translations()) == 2:  # args[6]: training, with dropout
             if func == torch.lstm and isinstance(args[1], tuple | list) and args[1][0].shape[2] == args[1][1].shape[2]:
                 return torch.ops.nested_sparse.lstm(*args)
             if func == torch.gru and isinstance(args[2], tuple | list):

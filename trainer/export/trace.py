@@ -9,7 +9,7 @@ import re
 import warnings
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,18 +30,17 @@ from ..model.modes import module_stack, named
 from ..model.norm import epsilons
 from ..model.structure import Path
 from ..model.structure import output_names as default_output_names
-from . import attention, recurrent
+from . import attention
 from .asked_sizes import AskedSizes
 from .embedding_bags import bags_reduced
 from .exporter_tables import kept_tables
 from .free_sizes import BATCH, FreeSizes, found_sizes, torch_dims, traceable
 from .functional_uses import recognise
 from .placeholder import LevelValues, placeholders
-from .recurrent import WholeRecurrent
+from .recurrent import WholeRecurrent, translations
 from .simplify import simplify
 
 MODEL = "model"  # name of the child of ForwardCall.flat
-_TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {**attention.TRANSLATIONS, **recurrent.TRANSLATIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +235,11 @@ def _to_onnx(model: nn.Module, program: torch.export.ExportedProgram) -> ir.Mode
     try:
         with _arithmetic(), kept_tables():
             exported = torch.onnx.export(
-                program, dynamo=True, verbose=False, optimize=False, custom_translation_table=_TRANSLATIONS
+                program,
+                dynamo=True,
+                verbose=False,
+                optimize=False,
+                custom_translation_table=attention.TRANSLATIONS | translations(),
             )
     except Exception as error:  # mostly OnnxExporterError, but also any error of a translation
         operator = _failing_operator(error)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from types import FunctionType, MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
@@ -22,6 +22,9 @@ from nested_sparse.errors import InputError
 
 from .layers import KINDS
 from .modes import evaluating
+
+if TYPE_CHECKING:
+    from torch._dynamo.eval_frame import OptimizedModule
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ def copy_of(model: nn.Module) -> tuple[nn.Module, dict[nn.Module, Tensor]]:
     for module in model.modules():
         if _is_compiled_forward(module):
             del memo[id(module)].__dict__["forward"]
-        if isinstance(module, OptimizedModule):
+        if _is_compiled(module):
             _copy_hooks(module, memo[id(module._orig_mod)], memo)
     copied = _uncompiled(copied)
     masks: dict[nn.Module, Tensor] = {}
@@ -60,11 +63,11 @@ def copy_of(model: nn.Module) -> tuple[nn.Module, dict[nn.Module, Tensor]]:
 
 def _uncompiled(model: nn.Module) -> nn.Module:
     """`model` without torch.compile around it or its parts; compiled code would run the layers of the original."""
-    while isinstance(model, OptimizedModule):
+    while _is_compiled(model):
         model = model._orig_mod
     for parent in model.modules():
         for key, child in parent._modules.items():
-            if isinstance(child, OptimizedModule):
+            if _is_compiled(child):
                 parent._modules[key] = _uncompiled(child)
     return model
 
@@ -80,6 +83,12 @@ def _copy_hooks(wrapper: nn.Module, inner: nn.Module, memo: dict[int, Any]) -> N
     for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
         outer = copy.deepcopy(getattr(wrapper, name), memo)
         setattr(inner, name, OrderedDict({**outer, **getattr(inner, name)}))
+
+
+def _is_compiled(module: object) -> TypeGuard[OptimizedModule]:
+    """Whether torch.compile made the module. Its class is in a part of torch that takes seconds to import."""
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    return frames is not None and isinstance(module, frames.OptimizedModule)
 
 
 def _is_compiled_forward(module: nn.Module) -> bool:
@@ -151,7 +160,7 @@ def _check_forwards(model: nn.Module) -> None:
     parts = {id(part) for part in model.modules()} | {id(parameter) for parameter in model.parameters()}
     for name, module in model.named_modules():
         where = f"{name or 'the model'} ({type(module).__name__})"
-        undone = isinstance(module, OptimizedModule) or _is_compiled_forward(module)  # the copy has no compiled forward
+        undone = _is_compiled(module) or _is_compiled_forward(module)  # the copy has no compiled forward
         if not undone and _holds(module.__dict__.get("forward"), parts):
             raise InputError(
                 f"{where}: its forward was replaced by a function that holds parts of the model, so that a copy would "
