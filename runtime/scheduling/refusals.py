@@ -60,7 +60,7 @@ class Refusals:
         granted = "" if least_ms <= most_ms else f", and the server grants at most {most_ms:g} (serve --slo-ms)"
         return (
             f"a time limit of {limit_ms:.1f} ms is too short: {limit_ms - budget_ms:.1f} ms are kept for the reply, "
-            f"and level {level} takes {run_ms:.2f} ms; the least slo_ms that can be served is "
+            f"and level {level} takes {run_ms:.2f} ms; the least time limit that can be served is "
             f"{_rounded_up(least_ms)}{granted}"
         )
 

@@ -1,4 +1,4 @@
-"""Refusals: a request that could never be served is told so, with the least slo_ms that can be."""
+"""Refusals: a request that could never be served is told so, with the least time that can be."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nested_sparse.errors import DeadlineError, OverloadedError
 from nested_sparse.runtime.scheduling import Request
 
 X = {"x": np.ones((1, 3), np.float32)}
-LEAST = re.compile(r"the least slo_ms that can be served is ([0-9.]+|infinite)")
+LEAST = re.compile(r"the least time limit that can be served is ([0-9.]+|infinite)")
 
 
 def refused(r: Any, request: Request) -> Exception:
