@@ -61,7 +61,7 @@ class Refusals:
         return (
             f"a time limit of {limit_ms:.1f} ms is too short: {limit_ms - budget_ms:.1f} ms are kept for the reply, "
             f"and level {level} takes {run_ms:.2f} ms; the least time limit that can be served is "
-            f"{_rounded_up(least_ms)}{granted}"
+            f"{_rounded_up(least_ms)} ms{granted}"
         )
 
     def _hopeless(self, job: Job) -> str | None:

@@ -46,14 +46,14 @@ def test_a_busy_start_is_known_to_the_first_request(
             2.0,
             None,
             "a time limit of 2.0 ms is too short: 2.2 ms are kept for the reply, and level 0 takes 0.20 ms; the least "
-            "slo_ms that can be served is 2.4, and the server grants at most 2 (serve --slo-ms)",
+            "least time limit that can be served is 2.4 ms, and the server grants at most 2 (serve --slo-ms)",
         ),
         (2.4, None, None),
         (
             2.4,
             -1,
             "a time limit of 2.4 ms is too short: 2.2 ms are kept for the reply, and level 3 takes 4.00 ms; the least "
-            "slo_ms that can be served is 6.6, and the server grants at most 2.4 (serve --slo-ms)",
+            "least time limit that can be served is 6.6 ms, and the server grants at most 2.4 (serve --slo-ms)",
         ),
         (6.6, 3, None),
     ],
@@ -65,7 +65,7 @@ def test_an_slo_that_no_request_can_meet_is_told_at_the_start(
     fixed_level: int | None,
     warned: str | None,
 ) -> None:
-    """The warning names the time that is kept for the reply, the sparsest level's, and the least slo_ms."""
+    """The warning names the time that is kept for the reply, the sparsest level's, and the least time limit."""
     profile = LatencyProfile([1], [[0.2], [1.0], [2.0], [4.0]])
     monkeypatch.setattr(load, "profile_of", lambda *_, **__: Profiled(profile, 1.0))
     with caplog.at_level("WARNING"), Session(EXAMPLE, threads=1) as session:

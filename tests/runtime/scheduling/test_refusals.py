@@ -13,7 +13,7 @@ from nested_sparse.errors import DeadlineError, OverloadedError
 from nested_sparse.runtime.scheduling import Request
 
 X = {"x": np.ones((1, 3), np.float32)}
-LEAST = re.compile(r"the least time limit that can be served is ([0-9.]+|infinite)")
+LEAST = re.compile(r"the least time limit that can be served is ([0-9.]+|infinite) ms")
 
 
 def refused(r: Any, request: Request) -> Exception:
@@ -62,7 +62,7 @@ def test_a_time_limit_that_no_run_fits_into_is_named_with_the_least(
 def test_a_server_that_grants_too_little_says_so(rig: Callable[..., Any]) -> None:
     """No request can help itself there; a margin of all the time leaves no least."""
     error = refused(rig(default_slo_ms=3.0), Request(X, slo_ms=50.0))
-    assert str(error).endswith("that can be served is 4.4, and the server grants at most 3 (serve --slo-ms)")
+    assert str(error).endswith("that can be served is 4.4 ms, and the server grants at most 3 (serve --slo-ms)")
     assert "is infinite, and the server" in str(refused(rig(reply_margin_share=1.0), Request(X)))
 
 
