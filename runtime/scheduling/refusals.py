@@ -61,7 +61,7 @@ class Refusals:
         return (
             f"a time limit of {limit_ms:.1f} ms is too short: {limit_ms - budget_ms:.1f} ms are kept for the reply, "
             f"and level {level} takes {run_ms:.2f} ms; the least time limit that can be served is "
-            f"{_rounded_up(least_ms)} ms{granted}"
+            f"{_rounded_up(least_ms)}{granted}"
         )
 
     def _hopeless(self, job: Job) -> str | None:
@@ -70,4 +70,4 @@ class Refusals:
 
 
 def _rounded_up(ms: float) -> str:
-    return f"{math.ceil(ms * 10) / 10:.1f}" if math.isfinite(ms) else "infinite"
+    return f"{math.ceil(ms * 10) / 10:.1f} ms" if math.isfinite(ms) else "infinite"

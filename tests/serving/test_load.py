@@ -46,14 +46,14 @@ def test_a_busy_start_is_known_to_the_first_request(
             2.0,
             None,
             "a time limit of 2.0 ms is too short: 2.2 ms are kept for the reply, and level 0 takes 0.20 ms; the least "
-            "least time limit that can be served is 2.4 ms, and the server grants at most 2 (serve --slo-ms)",
+            "time limit that can be served is 2.4 ms, and the server grants at most 2 (serve --slo-ms)",
         ),
         (2.4, None, None),
         (
             2.4,
             -1,
             "a time limit of 2.4 ms is too short: 2.2 ms are kept for the reply, and level 3 takes 4.00 ms; the least "
-            "least time limit that can be served is 6.6 ms, and the server grants at most 2.4 (serve --slo-ms)",
+            "time limit that can be served is 6.6 ms, and the server grants at most 2.4 (serve --slo-ms)",
         ),
         (6.6, 3, None),
     ],
