@@ -22,6 +22,10 @@ import tomllib
 from study import Study
 from study_report import Difference, Finished, Metric
 
+LINEAR = 2.0
+"""Differences up to so many percent are drawn to a linear scale, larger ones to a logarithmic one."""
+TICKS = (-50, -20, -10, -5, -2, -1, 0, 1, 2, 5)
+
 
 @dataclass(frozen=True)
 class Family:
@@ -140,8 +144,10 @@ def draw(title: str, families: Sequence[Family], paper: dict[str, Any], path: Pa
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FixedLocator
 
-    figure, axis = pyplot.subplots(figsize=(9, 6))
+    figure, axis = pyplot.subplots(figsize=(11, 6))
+    axis.set_prop_cycle(color=[*pyplot.get_cmap("tab20").colors[::2], *pyplot.get_cmap("tab20").colors[1::2]])
     for family in families:
         pairs = [pair for level in family.ladder.levels if (pair := family.against(family.dense, level)) is not None]
         errors = [pair.error or 0.0 for pair in pairs]
@@ -150,13 +156,17 @@ def draw(title: str, families: Sequence[Family], paper: dict[str, Any], path: Pa
     points = paper["points"]
     axis.plot([100 * share for share, _ in points], [each for _, each in points], "k*", ms=12, label=paper["name"])
     axis.axhline(0, color="grey", lw=0.5)
+    axis.margins(y=0.08)
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.xaxis.set_minor_formatter(lambda value, _: f"{value:g}")
+    axis.set_yscale("symlog", linthresh=LINEAR)  # small losses are told apart beside large ones
+    axis.yaxis.set_major_locator(FixedLocator(TICKS))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_xlabel("share of weights kept, %")
     axis.set_ylabel("better (+) or worse (-) than the dense net, %")
     axis.set_title(title)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
