@@ -104,7 +104,7 @@ class FileServer:
         It waits for the answers under way. A client that was closed may have left one that is still sent.
         """
         with self._changed:
-            assert self._changed.wait_for(lambda: self._answers == 0, 20.0), "an answer is still under way"
+            assert self._changed.wait_for(lambda: self._answers == 0, 60.0), "an answer is still under way"
             self.sent, self.files = 0, self.files if files is None else files
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:

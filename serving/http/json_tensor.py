@@ -30,6 +30,8 @@ _KINDS: Mapping[str, set[type]] = {"b": {bool}, "f": {int, float}}
 """The types of JSON values, by the kind of a numpy type; of all other kinds they are whole numbers."""
 _KEY = b'"data"'
 _OPENS = re.compile(rb"\s*:\s*(?=\[)")
+_GOES_ON = re.compile(rb'\s*(?:\}|,\s*"[^"\\]*(?:\\.[^"\\]*)*"\s*:)', re.DOTALL)
+"""What follows a value of an object, and no value of a list: the object's end, or the next key."""
 _ALL_BUT_MARKS = bytes(sorted(set(range(256)) - set(b"[],")))
 _TO_SPACES = bytes.maketrans(b"[]", b"  ")
 _TOKEN = secrets.token_hex(16)
@@ -52,7 +54,7 @@ def cut_out_arrays(text: bytes) -> tuple[bytes, list[bytes]]:
         begin = begins.end()
         nexts = [place for place in (text.find(mark, begin) for mark in (b'"', b"}")) if place >= 0]
         last = text.rfind(b"]", begin, min(nexts, default=len(text)))
-        if last < 0 or text.count(b"[", begin, last) != text.count(b"]", begin, last + 1):  # goes on behind a string
+        if last < 0 or _GOES_ON.match(text, last + 1) is None:  # the list goes on, with a string or an object
             continue
         rest += (text[end:begin], f'"{_TOKEN}{len(arrays)}"'.encode())
         arrays.append(text[begin : last + 1])

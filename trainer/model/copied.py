@@ -86,7 +86,7 @@ def _copy_hooks(wrapper: nn.Module, inner: nn.Module, memo: dict[int, Any]) -> N
 
 
 def _is_compiled(module: object) -> TypeGuard[OptimizedModule]:
-    """Whether torch.compile made the module. Its class is in a part of torch that takes seconds to import."""
+    """Whether torch.compile made the module. Its class is in a part of torch that takes over a second to import."""
     frames = sys.modules.get("torch._dynamo.eval_frame")
     return frames is not None and isinstance(module, frames.OptimizedModule)
 

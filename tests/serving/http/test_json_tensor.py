@@ -86,6 +86,8 @@ def test_the_edge_of_a_piece_changes_nothing():
 @given(JSON, st.sampled_from([None, 1]))
 @example({"data": [[], ""]}, None)
 @example({"data": [[1], {"data": [2]}, [3]]}, None)
+@example({"data": [[1], 2, 'a\\"b', [3]], 'a"b': [1]}, None)
+@example({"data": [1], 'a\\"b': {"data": [[2], {}]}}, 1)
 def test_cutting_arrays_out_keeps_the_rest(value, indent):
     """With the arrays put back, any JSON is what it was."""
     text = json.dumps(value, indent=indent).encode()
