@@ -31,7 +31,7 @@ _KINDS: Mapping[str, set[type]] = {"b": {bool}, "f": {int, float}}
 _KEY = b'"data"'
 _OPENS = re.compile(rb"\s*:\s*(?=\[)")
 _GOES_ON = re.compile(rb'\s*(?:\}|,\s*"[^"\\]*(?:\\.[^"\\]*)*"\s*:)', re.DOTALL)
-"""What follows a value of an object, and no value of a list: the object's end, or the next key."""
+"""The end of an object, or its next key: either follows a value of an object, and no value of a list."""
 _ALL_BUT_MARKS = bytes(sorted(set(range(256)) - set(b"[],")))
 _TO_SPACES = bytes.maketrans(b"[]", b"  ")
 _TOKEN = secrets.token_hex(16)
