@@ -59,10 +59,11 @@ class _Settled:
 class Dispatcher:
     """Asks the policy about one model's requests, and is the model's Tenant on the device.
 
-    It has no threads and ends no futures. Every method needs the device's lock, `device.changed`.
+    It has no threads and ends no futures. Every method needs the device's lock, `device.lock`.
 
     name: the model's name, for the log. monitor: its last sample is in the log's lines; None: no sensors are logged.
     workers: number of runs that the model may have at once. priority: of the model on the device; higher goes first.
+    wake: has one of the model's workers look whether it is its turn.
     """
 
     def __init__(
@@ -79,8 +80,10 @@ class Dispatcher:
         workers: int,
         priority: int,
         clock: Callable[[], float],
+        wake: Callable[[], None],
     ) -> None:
         self.priority = priority
+        self.wake = wake
         self._name = name
         self._queue = queue
         self._refusals = refusals

@@ -97,8 +97,8 @@ class Scheduler:
         self._queue = JobQueue(max_queue, self._on_due if workers else None, clock, default_slo_ms / 1e3)
         self._workers = max(workers, 1)
         self._device = Device(self._workers) if device is None else device
-        self._changed = self._device.changed
-        self._closing = False
+        self._turn = threading.Condition(self._device.lock)  # the workers wait on it, and close() does
+        self._closing = self._inherited = False
         self._counts = RunCounts()
         self._running = RunningJobs(self._on_stuck if workers else None, clock)
         self._dispatcher = Dispatcher(
@@ -113,20 +113,20 @@ class Scheduler:
             workers=self._workers,
             priority=whole("priority", priority, -sys.maxsize),
             clock=clock,
+            wake=self._wake,
         )
-        with self._changed:
+        with self._device.lock:
             self._device.join(self._dispatcher)
         self._threads = [
             threading.Thread(target=self._work, name=f"{session.name}-{i}", daemon=True) for i in range(workers)
         ]
         for thread in self._threads:
             thread.start()
-        self._inherited = False
         heed_forks(self)
 
     def forget(self) -> None:
         """As Inheritable: the workers and their runs are those of the parent process."""
-        self._changed = self._device.changed = threading.Condition()
+        self._device.lock = threading.RLock()
         self._inherited = bool(self._threads)
 
     @property
@@ -161,17 +161,17 @@ class Scheduler:
         reason: cause of the limit, in words, for the log and the responses.
         """
         index = resolve_level(highest_level, len(self._session.levels))
-        with self._changed:
+        with self._device.lock:
             self._dispatcher.limit(index, reason)
 
     def change(self, *, default_slo_ms: float, priority: int) -> None:
         """Give the requests that come from now on another time, and the model another priority on the device."""
         terms = replace(self._terms, default_slo_ms=real("default_slo_ms", default_slo_ms, above=0.0))
         priority = whole("priority", priority, -sys.maxsize)
-        with self._changed:
+        with self._device.lock:
             self._terms = self._refusals.terms = terms
             self._dispatcher.priority = priority
-            self._changed.notify_all()
+            self._device.wake()
 
     def hopeless(self, level: int) -> str | None:
         """The reason why no request of `default_slo_ms` can ever be served at `level`; None where one can."""
@@ -179,12 +179,12 @@ class Scheduler:
 
     def replied(self, response: Response) -> None:
         """Note that a response has reached the thread that sends it, which may have waited for a core."""
-        with self._changed:
+        with self._device.lock:
             self._dispatcher.replied(response.ended_s, self._clock())
 
     def stats(self) -> SchedulerStats:
         """How the scheduler stands now."""
-        with self._changed:
+        with self._device.lock:
             return SchedulerStats(
                 len(self._queue),
                 self._dispatcher.slowdown_factor(),
@@ -201,17 +201,18 @@ class Scheduler:
         if self._inherited:
             return
         grace_s = min(real("grace_s", grace_s, 0.0), threading.TIMEOUT_MAX)
-        with self._changed:
+        with self._device.lock:
             self._closing = True
-            self._changed.notify_all()
+            self._turn.notify_all()
             if self._threads:
-                self._changed.wait_for(lambda: not len(self._queue), timeout=grace_s)
+                self._turn.wait_for(lambda: not len(self._queue), timeout=grace_s)
         if not self._threads:
             end_s = self._clock() + grace_s
             while self._clock() < end_s and self.serve_next():
                 pass
-        with self._changed:
+        with self._device.lock:
             left = self._queue.clear()
+            self._turn.notify_all()
             self._device.leave(self._dispatcher)
         for job in left:
             self._end(job, UnavailableError("the server is shutting down; send the request to another one"))
@@ -225,12 +226,12 @@ class Scheduler:
         """Queue a job; or its turn, where it runs at once."""
         left: list[Job] = []
         try:
-            with self._changed:
+            with self._device.lock:
                 self._check_open()
-                turn = self._dispatcher.admit(job, self._clock(), left, self._at_once_ms)
-                if turn is None:
-                    self._changed.notify_all()
-                return turn
+                try:
+                    return self._dispatcher.admit(job, self._clock(), left, self._at_once_ms)
+                finally:
+                    self._device.wake()
         finally:
             for each in left:
                 self._end(each, self._refusals.over_its_share(each, self._clock()))
@@ -245,8 +246,9 @@ class Scheduler:
 
     def _on_due(self, job: Job) -> None:
         """Tell the client of a request that it has expired, while every worker is busy."""
-        with self._changed:
+        with self._device.lock:
             waited = self._queue.leave(job)
+            self._pass_on()
         if waited:
             self._end(job, self._refusals.expired(job, self._clock()))
 
@@ -265,12 +267,11 @@ class Scheduler:
 
     def _take(self) -> tuple[list[Job], Turn | None]:
         """The jobs that have expired, and the turn that runs next."""
-        with self._changed:
+        with self._device.lock:
             now_s = self._clock()
-            expired = self._queue.pop_expired(now_s)
-            if self._closing:
-                self._changed.notify_all()
-            return expired, self._dispatcher.next_turn(now_s)
+            taken = self._queue.pop_expired(now_s), self._dispatcher.next_turn(now_s)
+            self._pass_on()
+            return taken
 
     def _run(self, turn: Turn, decision: Decision, level: int) -> None:
         self._running.begin(turn, decision.predicted_ms)
@@ -283,7 +284,7 @@ class Scheduler:
         if not self._finish(turn):
             return
         batch = sum(job.waiting.batch for job in turn.jobs)
-        with self._changed:
+        with self._device.lock:
             self._dispatcher.learn(turn, level, done)
             self._counts.add(batch, round((done.ended_s - done.started_s) * 1e9))
         for job, outputs in zip(turn.jobs, done.outputs, strict=True):
@@ -304,7 +305,7 @@ class Scheduler:
     def _finish(self, turn: Turn) -> bool:
         """Take note that the run has ended; False where its requests were told that it is stuck."""
         waited_for = self._running.finish(turn)
-        with self._changed:
+        with self._device.lock:
             self._device.end(turn)
         return waited_for
 
@@ -313,7 +314,7 @@ class Scheduler:
 
         The run is told to end. It does so before its next operator; an operator that never ends keeps the worker.
         """
-        with self._changed:
+        with self._device.lock:
             self._device.end(turn)
         self._session.stop_run(turn.thread, time.monotonic() - elapsed_s / 2)
         _LOGGER.error("%s: a run has not ended for %.1f s", self._session.name, elapsed_s)
@@ -330,14 +331,14 @@ class Scheduler:
                 job.future.set_exception(self._refusals.expired(job, self._clock()))
             else:
                 alone = Turn([job], decision, turn.slowdown)
-                with self._changed:
+                with self._device.lock:
                     self._device.begin(alone, self._clock() + decision.predicted_ms / 1e3)
                 self._run(alone, decision, level)
 
     def _work(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._device.is_turn_of(self._dispatcher) or self._done)
+            with self._turn:
+                self._turn.wait_for(lambda: self._device.is_turn_of(self._dispatcher) or self._done)
                 if self._done:
                     return
                 taken = self._take()
@@ -349,9 +350,22 @@ class Scheduler:
 
     def _forget(self, job: Job) -> None:
         """Free the place in the queue of a job that its client has cancelled."""
-        with self._changed:
+        with self._device.lock:
             if self._queue.leave(job):
-                self._changed.notify_all()
+                self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Wake those that may go on, after requests have left the queue: the model that is next now, or close()."""
+        self._device.wake()
+        if self._closing:
+            self._turn.notify_all()
+
+    def _wake(self) -> None:
+        """As Tenant."""
+        if self._closing:  # close() waits, too, and could be the one that notify() wakes
+            self._turn.notify_all()
+        elif not self._inherited:  # the condition has the lock of the parent process
+            self._turn.notify()
 
     def _end(self, job: Job, error: Exception) -> None:
         """Fail a job that was taken from the queue unrun, unless its client has cancelled it."""

@@ -148,7 +148,7 @@ def test_inherited_scheduler_governor_and_watchdog_end(written: Written) -> None
                 watchdog.close()
                 return f"{type(error).__name__}: {error}"
 
-            with scheduler._changed, watchdog._changed, governor._lock:
+            with scheduler._device.lock, watchdog._changed, governor._lock:
                 told = in_child(use)
             assert told.startswith("UnavailableError: this scheduler's threads")
             assert scheduler.submit(Request(X)).result(60).level.index == 1

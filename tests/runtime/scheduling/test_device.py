@@ -107,7 +107,7 @@ def test_slots_limit_the_runs_at_one_time(rig: Callable[..., Any]) -> None:
     pair.device.begin(1, now_s + 0.012)
     assert not pair.device.is_turn_of(pair.models[0]._dispatcher)
     assert round(pair.device.busy_ms(now_s + 0.002), 6) == 10.0
-    with pair.device.changed:
+    with pair.device.lock:
         assert pair.device.end(1)
         assert not pair.device.end(1)
     assert pair.device.is_turn_of(pair.models[0]._dispatcher)
