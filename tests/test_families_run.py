@@ -111,7 +111,8 @@ def test_all_are_asked_in_one_server(
     folder: Path, patient: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each kept ladder has a row; every answer is that of its level."""
-    assert called(monkeypatch, "families_served", folder, "--seconds", "2", "--co-runner", "none") == 0
+    options = ("--seconds", "2", "--co-runner", "none", "--first", "small")
+    assert called(monkeypatch, "families_served", folder, *options) == 0
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| digits")]
     assert [row[0] for row in rows] == ["| digits", "| digits again"]
     for row in rows:
@@ -136,6 +137,14 @@ def test_a_wrong_answer_is_the_exit_code(
     assert called(monkeypatch, "families_served", folder, "--seconds", "1", "--co-runner", "none") == 1
     told = capsys.readouterr().out
     assert "| digits again |" in told
+
+
+def test_a_study_that_is_to_go_first_must_be_there(
+    folder: Path, patient: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "--first cora: no study of that name" in str(
+        called(monkeypatch, "families_served", folder, "--first", "cora")
+    )
 
 
 def test_without_a_checkpoint_it_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

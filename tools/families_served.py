@@ -6,9 +6,10 @@ Each family with a kept checkpoint is a model of one `nested-sparse serve`. Requ
 each, of Poisson arrivals: all families together ask for --load of what one thread could compute at the densest
 levels, in equal parts, but for --most requests a second of a family. A family's SLO is three times the time of its
 densest level, and at least 20 ms above it, as of `bench serving`. The co-runner is busy in the middle third of each
-half minute. Every answer is compared with the output of the level that it names. A row says what came of a family's
-requests: shares in time, lost ones and errors, percentiles in ms, and the metric that the file states, as a mean over
-the levels that answered, with that of the densest level behind it. Exit code 1: an error, or a wrong answer.
+half minute. --first names the study whose model goes before the others. Every answer is compared with the output of
+the level that it names. A row says what came of a family's requests: shares in time, lost ones and errors, percentiles
+in ms, and the metric that the file states, as a mean over the levels that answered, with that of the densest level
+behind it. Exit code 1: an error, or a wrong answer.
 """
 
 from __future__ import annotations
@@ -109,7 +110,10 @@ def load_all(families: Sequence[Served], options: argparse.Namespace) -> None:
         rate = min(options.most, options.load * 1e3 / len(families) / each.service_ms[-1])
         load = Load(rate, round_s, rounds)
         turns.append(segments(Cell(each.model, "none"), TRACES["poisson"], load, len(each.items), options.seed))
-    with running_server(Path(folder[0]), [*folder[1:], "--threads", "1"]) as server, ExitStack() as stack:
+    first = [f"--priority={each.model}=1" for each in families if each.model.rpartition("-")[0] == options.first]
+    if options.first and not first:
+        sys.exit(f"--first {options.first}: no study of that name has a checkpoint in the folder of --keep")
+    with running_server(Path(folder[0]), [*folder[1:], "--threads", "1", *first]) as server, ExitStack() as stack:
         neighbour = stack.enter_context(co_runner(options.co_runner, [server.pid]))
         stack.enter_context(preferred())
         events = [Event(load.span.begin_s, neighbour.start), Event(load.span.end_s, neighbour.stop)]
@@ -156,6 +160,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--load", type=float, default=0.5, help="share of one thread at the densest levels")
     parser.add_argument("--most", type=float, default=30.0, help="most requests a second of a family")
+    parser.add_argument("--first", default="", help="name of the study whose requests go first")
     parser.add_argument("--co-runner", choices=KINDS, default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
