@@ -122,9 +122,12 @@ def load_all(families: Sequence[Served], options: argparse.Namespace) -> None:
                 open_loop(server.address, each.model, arrivals[turn], each.items, each.slo_ms, events=of_first)
                 for each, arrivals, of_first in zip(families, turns, [events, *[()] * (len(families) - 1)], strict=True)
             ]
-            for each, outcomes in zip(families, asyncio.run(together(loads)), strict=True):
+            found = asyncio.run(together(loads))
+            for each, outcomes in zip(families, found, strict=True):
                 each.graded += [each.reference.grade(outcome) for outcome in outcomes]
-            print(f"round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
+            statuses = Counter(outcome.status for outcomes in found for outcome in outcomes)
+            share = statuses["ok"] / max(1, statuses.total())
+            print(f"round {turn + 1} of {rounds}: {share:.1%} in time", file=sys.stderr, flush=True)
 
 
 async def together(loads: Sequence[Any]) -> list[Any]:
