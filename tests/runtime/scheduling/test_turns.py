@@ -86,9 +86,7 @@ class Several:
         self.sessions = [session() for _ in workers]
         profile = LatencyProfile((1,), [[0.01]] * len(self.sessions[0].levels))
         self.models = [
-            Scheduler(
-                each, profile, ElasticPolicy(profile), default_slo_ms=60_000.0, workers=count, device=self.device
-            )
+            Scheduler(each, profile, ElasticPolicy(profile), default_slo_ms=60_000.0, workers=count, device=self.device)
             for each, count in zip(self.sessions, workers, strict=True)
         ]
 
