@@ -358,13 +358,15 @@ class Scheduler:
         """Wake those that may go on, after requests have left the queue: the model that is next now, or close()."""
         self._device.wake()
         if self._closing:
-            self._turn.notify_all()
+            self._wake()
 
     def _wake(self) -> None:
         """As Tenant."""
+        if self._inherited:  # the condition has the lock of the parent process
+            return
         if self._closing:  # close() waits, too, and could be the one that notify() wakes
             self._turn.notify_all()
-        elif not self._inherited:  # the condition has the lock of the parent process
+        else:
             self._turn.notify()
 
     def _end(self, job: Job, error: Exception) -> None:
