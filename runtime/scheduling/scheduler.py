@@ -362,7 +362,7 @@ class Scheduler:
 
     def _wake(self) -> None:
         """As Tenant."""
-        if self._inherited:  # the condition has the lock of the parent process
+        if self._inherited or not self._threads:  # nothing waits; in a forked child the condition has another lock
             return
         if self._closing:  # close() waits, too, and could be the one that notify() wakes
             self._turn.notify_all()

@@ -156,6 +156,21 @@ def test_inherited_scheduler_governor_and_watchdog_end(written: Written) -> None
         watchdog.close()
 
 
+def test_an_inherited_scheduler_without_threads_passes_on_what_its_session_says(written: Written) -> None:
+    """The lock that a child gets anew is no hindrance: the request is queued, and the session refuses to run it."""
+    with Session(written.path, threads=1) as session:
+        profile = LatencyProfile((1,), [[1.0], [1.0]])
+        scheduler = Scheduler(session, profile, FixedPolicy(1, profile), default_slo_ms=60_000.0, workers=0)
+
+        def use() -> str:
+            future = scheduler.submit(Request(X))
+            scheduler.serve_next()
+            return type(future.exception(10)).__name__
+
+        assert in_child(use) == "UnavailableError"
+        scheduler.close()
+
+
 def run_pickled(data: bytes, results: Any) -> None:
     session = pickle.loads(data)
     with session:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,13 +32,12 @@ class Model:
     deadlines_s: list[float]
     priority: int = 0
     woken: int = 0
-    waits: list[Waiting] = field(default_factory=list)
 
     def next_due(self) -> tuple[int, float] | None:
         return (0, min(self.deadlines_s)) if self.deadlines_s else None
 
     def waiting(self) -> list[Waiting]:
-        return self.waits
+        return []
 
     def tighten_deadline(self, left_ms: float) -> None:
         raise AssertionError("no run is under way")
@@ -125,14 +124,27 @@ def test_a_model_that_takes_its_turn_wakes_the_next_one(several: Callable[..., S
     assert all(future.result(20) for future in futures)
 
 
-def test_a_model_whose_request_leaves_wakes_the_next_one(several: Callable[..., Several]) -> None:
-    """The slot gets free, and the first model's request is cancelled before its worker wakes."""
+def cancelled(model: Scheduler, future: Future[Response]) -> None:
+    assert future.cancel()
+
+
+def overdue(model: Scheduler, future: Future[Response]) -> None:
+    (job,) = model._queue.jobs()
+    model._on_due(job)
+    assert isinstance(future.exception(0), DeadlineError)
+
+
+@pytest.mark.parametrize("leave", [cancelled, overdue])
+def test_a_model_whose_request_leaves_wakes_the_next_one(
+    several: Callable[..., Several], leave: Callable[[Scheduler, Future[Response]], None]
+) -> None:
+    """The slot gets free, and the first model's request leaves before its worker wakes."""
     both = several(1, (1, 1))
     with both.device.lock:
         both.device.begin("a", 0.0)
         first, second = (model.submit(Request(X)) for model in both.models)
         both.device.end("a")
-        assert first.cancel()
+        leave(both.models[0], first)
     assert both.sessions[1].entered.acquire(timeout=20)
     both.sessions[1].gate.release()
     assert second.result(20)
@@ -151,21 +163,6 @@ def test_a_change_of_priority_wakes_the_model_that_is_next_now(several: Callable
     for session in both.sessions:
         session.gate.release()
     assert all(future.result(20) for future in futures)
-
-
-def test_a_model_whose_request_expires_wakes_the_next_one(several: Callable[..., Several]) -> None:
-    """Its worker has not woken yet when the request is found overdue."""
-    both = several(1, (1, 1))
-    with both.device.lock:
-        both.device.begin("a", 0.0)
-        first, second = (model.submit(Request(X)) for model in both.models)
-        both.device.end("a")
-        (job,) = both.models[0]._queue.jobs()
-        both.models[0]._on_due(job)
-    assert isinstance(first.exception(20), DeadlineError)
-    assert both.sessions[1].entered.acquire(timeout=20)
-    both.sessions[1].gate.release()
-    assert second.result(20)
 
 
 def test_a_model_that_closes_still_gets_its_turn(several: Callable[..., Several]) -> None:
