@@ -282,7 +282,7 @@ REFUSED: dict[str, tuple[Tamper, str]] = {
     "neither causal nor not": (attention(causal=2), "says causal 2, expected 0 to 1"),
     "attention to two tensors": (
         attention(["heads", "heads"]),
-        "of 2 inputs and 1 outputs, expected queries, keys, values",
+        "of 2 inputs and 1 outputs, expected",
     ),
     "attention to nothing": (attention([]), "of 0 inputs and 1 outputs, expected queries, keys, values"),
     "attention without keys": (attention(["heads", "", "heads"]), "of 3 inputs and 1 outputs, expected queries"),
