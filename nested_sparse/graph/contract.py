@@ -21,6 +21,7 @@ CONV, LINEAR, MAX_POOL = "NestedConv", "NestedLinear", "TiledMaxPool"
 CONV_TRANSPOSE = "NestedConvTranspose"
 LSTM, GRU = "NestedLSTM", "NestedGRU"
 NORM = "NestedNorm"
+ATTENTION = "ScaledDotProductAttention"
 QUANTIZED_CONV, QUANTIZED_LINEAR = "QuantizedConv", "QuantizedLinear"
 QUANTIZE, DEQUANTIZE = "QuantizeImage", "DequantizeImage"
 QUANTIZED_MAX_POOL, QUANTIZED_AVERAGE_POOL = "QuantizedMaxPool", "QuantizedAveragePool"
@@ -99,7 +100,9 @@ class Attribute:
 
 
 FORMAT_VERSION = 5
-"""The newest version of the file format: that of the kinds and attributes that came after int8."""
+"""Version of the file format that has the kinds, attributes and free sizes that came after int8. 6 has high blocks."""
+ATTENTION_VERSION = 7
+"""Version of the file format whose graphs may hold ATTENTION."""
 
 SPATIAL_DIMENSIONS = "spatial_dimensions"
 VOLUME = 3
@@ -143,6 +146,19 @@ ACTIVATION_FORMS = (STATIC, DYNAMIC, FLOAT)
 COUNT_INCLUDE_PAD = "count_include_pad"
 REVERSE = "reverse"
 """Attribute of a recurrent layer: 1 where time runs backwards."""
+SCALE, CAUSAL = "scale", "causal"
+"""Attributes of attention: the factor of the scores; 1 where query l sees the keys 0 to l alone."""
+QUERY_INPUT, KEY_INPUT, VALUE_INPUT, MASK_INPUT = range(4)
+"""Places among the inputs of attention; the mask may be absent."""
+INPUT_AXES: Mapping[int, str] = {QUERY_INPUT: "q_axes", KEY_INPUT: "k_axes", VALUE_INPUT: "v_axes"}
+"""Attribute that says which axes of an input hold batch, head and position, by the input's place. The last axis holds
+the values of a head."""
+INPUT_PLACE: Mapping[int, str] = {QUERY_INPUT: "q_place", KEY_INPUT: "k_place", VALUE_INPUT: "v_place"}
+"""Attribute that says which part of an input of PACKED_RANK is meant: the index on the axis that its axes leave out."""
+Y_AXES = "y_axes"
+"""Attribute that says which axes of attention's output hold batch, head and position."""
+HEADS_RANK, PACKED_RANK = 4, 5
+"""Ranks of attention's inputs: one with batch, head, position and values; one that holds several of these."""
 
 _OF_WINDOW = dict.fromkeys(WINDOW, Attribute("ints"))
 _CLIP = {CLIP_MIN: Attribute("f"), CLIP_MAX: Attribute("f")}
@@ -268,6 +284,12 @@ OPERATORS: Mapping[str, Mapping[str, Attribute]] = {
         **_FUNCTION,
         **dict.fromkeys((INPUT_TILED[X_INPUT], Y_TILED), Attribute("i", 0)),
         SPATIAL_DIMENSIONS: CONV_KIND[SPATIAL_DIMENSIONS],
+    },
+    ATTENTION: {
+        SCALE: Attribute("f"),
+        CAUSAL: Attribute("i", 0),
+        **dict.fromkeys((*INPUT_AXES.values(), Y_AXES), Attribute("ints")),
+        **dict.fromkeys(INPUT_PLACE.values(), Attribute("i", 0)),
     },
     MAX_POOL: {**_OF_WINDOW, SPATIAL_DIMENSIONS: CONV_KIND[SPATIAL_DIMENSIONS]},
     QUANTIZE: _U8_IMAGE,

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from nested_sparse.graph.contract import (
+    ATTENTION,
+    ATTENTION_VERSION,
     CLIP_MAX,
     CLIP_MIN,
     DOMAIN,
@@ -60,6 +62,8 @@ class FusedGraph:
     @property
     def version(self) -> int:
         """The lowest version of the format of which readers know all that the graph uses beside its layers."""
+        if our_nodes(self.model, ATTENTION):
+            return ATTENTION_VERSION
         newest = any(FUNCTION in node.attributes for node in our_nodes(self.model, *LAYER_OPERATORS))
         return FORMAT_VERSION if newest or our_nodes(self.model, NORM) else 1
 

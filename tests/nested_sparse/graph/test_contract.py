@@ -13,6 +13,7 @@ from sparse_node import Placed, SparseModel, SparseNode, conv_node, linear_node,
 
 from imports import FOLDERS, PACKAGE, repository_sources
 from nested_sparse.graph.contract import (
+    ATTENTION,
     CONV,
     CONV_TRANSPOSE,
     DOMAIN,
@@ -50,6 +51,7 @@ SPELLED = re.compile(
             GRU,
             MAX_POOL,
             NORM,
+            ATTENTION,
             *INPUT_TILED.values(),
             Y_TILED,
             "permutation_offset",
