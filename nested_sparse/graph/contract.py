@@ -155,6 +155,8 @@ INPUT_AXES: Mapping[int, str] = {QUERY_INPUT: "q_axes", KEY_INPUT: "k_axes", VAL
 the values of a head."""
 INPUT_PLACE: Mapping[int, str] = {QUERY_INPUT: "q_place", KEY_INPUT: "k_place", VALUE_INPUT: "v_place"}
 """Attribute that says which part of an input of PACKED_RANK is meant: the index on the axis that its axes leave out."""
+MAX_PLACE = 1 << 20
+"""The largest index on that axis."""
 Y_AXES = "y_axes"
 """Attribute that says which axes of attention's output hold batch, head and position."""
 HEADS_RANK, PACKED_RANK = 4, 5

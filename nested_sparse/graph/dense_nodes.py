@@ -61,7 +61,7 @@ class Names(Protocol):
 
     def tiled(self, image: str) -> bool: ...  # noqa: D102 -- whether an image that was tiled stays so
 
-    def rank(self, value: str) -> int | None: ...  # noqa: D102 -- None where the graph does not tell
+    def shape(self, value: str) -> list[int | str] | None: ...  # noqa: D102 -- None where the graph does not tell
 
     def name(self, layer: str, step: str) -> str: ...  # noqa: D102 -- one that nothing has
 
@@ -121,7 +121,7 @@ class Replacement:
     def _normed(self, y: str, norms: NDArray[np.float32], *, last: bool) -> str:
         """As the exporter keeps a norm that no layer takes over. last: whether clamp and function are behind it."""
         tables = [self._constant(part, norms[:, place]) for place, part in enumerate(("scale", "shift"))]
-        if self._read["op_type"] == LINEAR and self._names.rank(self._read["output"][0]) != 2:
+        if self._read["op_type"] == LINEAR and len(self._names.shape(self._read["output"][0]) or ()) != 2:
             scale, shift = (self._step("Gather", [table, LEVEL.name], {"axis": 0}) for table in tables)
             y = self._step("Add", [self._step("Mul", [y, scale]), shift])  # the channels are not dimension 1
             return self._function(self._clamped(y)) if last else y

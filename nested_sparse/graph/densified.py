@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..wire import Wire, integers
+from ..wire import Wire, integers, varint
 from . import onnx_schema as onnx
 from .contract import (
+    ATTENTION,
     CONV,
     CONV_TRANSPOSE,
     DOMAIN,
@@ -31,6 +32,7 @@ from .contract import (
     is_runtime_input,
     untiled_shape,
 )
+from .dense_attention import DenseAttention
 from .dense_nodes import DenseLayer, ReadNode, Replacement, input_of
 from .dense_recurrence import OPERATORS as RECURRENCES
 from .dense_recurrence import DenseRecurrence, projections
@@ -133,7 +135,7 @@ class _Densified:
         self._places = {name: place for place, name in enumerate(layers)}
         self._reader = _Reader()
         self._initializers: dict[str, NDArray[np.generic]] = {}
-        self._ranks: dict[str, int] = {}
+        self._shapes: dict[str, list[int | str]] = {}
         self._tiled: set[str] = set()
         self._untiled: set[str] = set()
         self._count = 0
@@ -144,7 +146,7 @@ class _Densified:
         found = [(found, data[begin:end], data[value:end]) for found, begin, value, end in fields(data)]
         nodes = [self._reader.node(each) for at, _, each in found if at == number["node"]]
         described = [each for at, _, each in found if at in (number["input"], number["output"], number["value_info"])]
-        self._ranks = {_text(each, 1): sum(at == 1 for at, *_ in fields(_inner(each, 2, 1, 2))) for each in described}
+        self._shapes = {_text(each, 1): _shape(each) for each in described}
         self._tiled = {image for each in nodes for image in _tiled_images(each)}
         self._untiled = self._untiled_images(nodes)
         pieces: list[bytes | memoryview] = []
@@ -192,6 +194,8 @@ class _Densified:
             return Replacement(self, read, _layer(read), self._layers[_layer(read)]).nodes()
         if self._alone and read["op_type"] == NORM:
             return Replacement(self, read, "", None).of_norm()
+        if self._alone and read["op_type"] == ATTENTION:
+            return DenseAttention(self, read).nodes()
         if not self._untiled.intersection([*read["input"], *read["output"]]):
             return [data]
         if _is_pool(read):
@@ -220,9 +224,9 @@ class _Densified:
         self._count += 1
         return f"{self._mark}{self._places.get(layer, '')}.{self._count}.{step}"
 
-    def rank(self, value: str) -> int | None:
-        """Number of dimensions of a tensor; None where the graph does not tell."""
-        return self._ranks.get(value)
+    def shape(self, value: str) -> list[int | str] | None:
+        """Sizes of a tensor, or their names, "" where one has none; None of a scalar, and where none are told."""
+        return self._shapes.get(value) or None
 
     def tiled(self, image: str) -> bool:
         """Whether an image that was tiled stays so."""
@@ -247,6 +251,19 @@ def _tiled_images(read: ReadNode) -> set[str]:
     values = read["values"]
     found = {input_of(read, place) for place, name in INPUT_TILED.items() if values.get(name)}
     return found | ({read["output"][0]} if values.get(Y_TILED) else set())
+
+
+def _shape(described: memoryview) -> list[int | str]:
+    """Sizes of the tensor of a ValueInfoProto, or their names; "" where one has none."""
+    shape = _inner(described, 2, 1, 2)
+    return [_size(shape[value:end]) for number, _, value, end in fields(shape) if number == 1]
+
+
+def _size(dimension: memoryview) -> int | str:
+    for number, _, value, end in fields(dimension):
+        if number == 1:
+            return varint(dimension, value, end)[0]
+    return _text(dimension, 2)
 
 
 def _inner(data: memoryview, *numbers: int) -> memoryview:

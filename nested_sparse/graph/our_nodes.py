@@ -11,7 +11,8 @@ from ..excerpt import excerpt
 from ..placement import placement
 from ..wire import WireError
 from .byte_ranges import check_ranges
-from .contract import FUNCTION, FUNCTIONS, LAYER, LAYER_KINDS, LAYER_OPERATORS, OPERATORS
+from .contract import ATTENTION, FUNCTION, FUNCTIONS, LAYER, LAYER_KINDS, LAYER_OPERATORS, OPERATORS
+from .heads import check_heads
 
 
 class OurNodes:
@@ -35,8 +36,14 @@ class OurNodes:
         for name, (held_as, _) in attributes.items():
             if name not in known or known[name].kind != held_as:
                 raise WireError(f"has an attribute {excerpt(name)!r} of {operator} that it does not take")
+        needed = (name for name, each in known.items() if each.default is None and not each.optional)
+        missing = next((name for name in needed if name not in attributes), None)
+        if missing is not None:
+            raise WireError(f"has a {operator} without its attribute {missing!r}")
         given = {name: value for name, (_, value) in attributes.items()}
         check_ranges(given, self.level_count)
+        if operator == ATTENTION:
+            check_heads(given)
         if not 0 <= given.get(FUNCTION, 0) < len(FUNCTIONS):
             raise WireError(f"says {FUNCTION} {given[FUNCTION]}, expected 0 to {len(FUNCTIONS) - 1}")
         kind = LAYER_OPERATORS.get(operator)

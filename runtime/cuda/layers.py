@@ -15,6 +15,7 @@ from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.graph.contract import (
+    ATTENTION,
     CLIP_MAX,
     CLIP_MIN,
     CONV,
@@ -30,6 +31,7 @@ from nested_sparse.kernels.gpu import BLOCK_ROWS, Epilogue, GpuWeight, SparseCon
 from nested_sparse.metadata import LayerEntry
 from nested_sparse.packing import pack
 
+from .attention import attention
 from .node import Function, Node, Values, given, some
 from .products import padded
 
@@ -61,8 +63,9 @@ class Layers:
     """Bytes on the device that each level adds, so far."""
 
     def function(self, node: Node) -> Function:
-        """The function of one of our nodes. The second input is the level, () int32 on the device."""
-        makers = {LINEAR: self._linear, CONV: self._conv, MAX_POOL: _max_pool, NORM: self._norm}
+        """The function of one of our nodes. Input 1 of a layer or a norm is the level, () int32 on the device."""
+        whole = {MAX_POOL: _max_pool, NORM: self._norm, ATTENTION: attention}
+        makers = {LINEAR: self._linear, CONV: self._conv, **whole}
         if node.operator not in makers:
             kinds = ", ".join(makers)
             raise self._fault(node, f"a GPU runs {kinds} of our operators; run this file on a CPU")

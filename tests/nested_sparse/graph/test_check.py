@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from attention_graph import attention_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
@@ -46,6 +47,14 @@ def on_model(change: Callable[[onnx.ModelProto], Any]) -> Tamper:
 
 def node(operator: str, *inputs: str, domain: str = "", **attributes: Any) -> Tamper:
     return before_output([helper.make_node(operator, list(inputs), ["extra"], domain=domain, **attributes)])
+
+
+def attention(**changes: Any) -> Tamper:
+    """A node of attention with these attributes in place of right ones; None leaves one out."""
+    axes = {name: [0, 1, 2] for name in ("q_axes", "k_axes", "v_axes", "y_axes")}
+    given = {"scale": 1.0, **axes, **changes}
+    kept = {name: value for name, value in given.items() if value is not None}
+    return node("ScaledDotProductAttention", "input", "input", "input", domain="nested_sparse", **kept)
 
 
 def with_attribute(made: AttributeProto, operator: str = "Identity") -> Tamper:
@@ -241,6 +250,20 @@ REFUSED: dict[str, tuple[Tamper, str]] = {
     "blocks": (ours(blocks=[2**20, 1]), "says blocks"),
     "no such function": (ours(activation_function=8), "says activation_function 8, expected 0 to 7"),
     "a function below all": (ours(activation_function=-1), "says activation_function -1"),
+    "a missing attribute": (attention(scale=None), "has a ScaledDotProductAttention without its attribute 'scale'"),
+    "missing axes": (attention(v_axes=None), "without its attribute 'v_axes'"),
+    "a whole number for a float": (attention(scale=1), "'scale' of ScaledDotProductAttention that it does not take"),
+    "an axis twice": (
+        attention(q_axes=[0, 2, 2]),
+        r"says q_axes \[0, 2, 2\], expected three different axes from 0 to 3",
+    ),
+    "two axes": (attention(k_axes=[0, 1]), r"says k_axes \[0, 1\], expected three"),
+    "an axis below all": (attention(v_axes=[-1, 1, 2]), r"says v_axes \[-1, 1, 2\], expected three"),
+    "an axis beyond": (attention(k_axes=[0, 1, 4]), r"says k_axes \[0, 1, 4\], expected three"),
+    "the axis of values": (attention(y_axes=[0, 1, 3]), r"says y_axes \[0, 1, 3\], expected .* from 0 to 2"),
+    "a place below all": (attention(k_place=-1), "says k_place -1, expected 0 to 1048576"),
+    "a place beyond": (attention(v_place=2**40), "says v_place 1099511627776, expected"),
+    "neither causal nor not": (attention(causal=2), "says causal 2, expected 0 to 1"),
     "another kind of layer": (on_model(lambda m: setattr(m.graph.node[0], "op_type", "NestedConv")), "NestedConv"),
 }
 
@@ -281,6 +304,8 @@ def test_honest_graph_passes(tmp_path: Path) -> None:
         loop(add),
         before_output([nested_ifs(8)], [FOREVER]),
         before_output(scalars, forms),
+        attention(),
+        attention(q_axes=[3, 0, 1], y_axes=[2, 0, 1], q_place=2, causal=1),
     ]
     for index, tamper in enumerate(ways):
         path = write_hostile(tmp_path / f"{index}.safetensors", tamper)
@@ -346,8 +371,13 @@ def test_attributes_of_the_metadata_are_those_of_the_kind(name: str, tmp_path: P
         check_graph(checkpoint, checkpoint.graph())
 
 
-@pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+@pytest.fixture(scope="module", params=["chain", "attention"])
+def honest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    if request.param == "attention":
+        x = np.zeros((1, 2, 3, 1, 4), np.float32)
+        axes = {name: [0, 3, 1] for name in ("q_axes", "k_axes", "v_axes")}
+        model = attention_model(x, x, x, scale=0.5, causal=1, **axes, k_place=1, v_place=2, y_axes=[0, 2, 1])
+        return bytes(model.SerializeToString())
     path = counting_chain(tmp_path_factory.mktemp("honest") / "m.safetensors", 2, 4).path
     with Checkpoint.open(path) as checkpoint:
         return checkpoint.graph()
