@@ -134,28 +134,24 @@ void pad_values(HeadArgs& args, int64_t lanes) {
 }  // namespace
 
 ScaledDotProductAttention::ScaledDotProductAttention(const ort::Attributes& attributes)
-    : q_(attributes, "q", true),
-      k_(attributes, "k", true),
-      v_(attributes, "v", true),
-      y_(attributes, "y", false),
+    : q_(attributes, "q_axes", "q_place"),
+      k_(attributes, "k_axes", "k_place"),
+      v_(attributes, "v_axes", "v_place"),
+      y_(attributes, "y_axes", nullptr),
       scale_(attributes.real("scale")),
       causal_(read_choice(attributes, "causal", 0, 1, 0) == 1),
       loops_(find_attention(isa_choice().isa)) {}
 
-HeadAxes::HeadAxes(const ort::Attributes& attributes, const std::string& tensor, bool packed) {
-  const std::string name = tensor + "_axes";
-  const std::vector<int64_t> axes = attributes.integers(name.c_str(), 3);
-  const int64_t most = packed ? 3 : 2;
-  for (size_t i = 0; i < 3; ++i) {
-    at[i] = axes[i];
-    const bool twice = std::count(axes.begin(), axes.end(), axes[i]) > 1;
-    if (twice || axes[i] < 0 || axes[i] > most) {
-      throw ort::Error("attribute '" + name + "': expected three different axes from 0 to " + std::to_string(most) +
-                       ", got " + std::to_string(axes[0]) + ", " + std::to_string(axes[1]) + ", " +
-                       std::to_string(axes[2]));
-    }
-  }
-  place = packed ? read_choice(attributes, (tensor + "_place").c_str(), 0, kMostPlaces, 0) : 0;
+HeadAxes::HeadAxes(const ort::Attributes& attributes, const char* axes, const char* place)
+    : place(place == nullptr ? 0 : read_choice(attributes, place, 0, kMostPlaces, 0)) {
+  const std::vector<int64_t> given = attributes.integers(axes, 3);
+  const int64_t most = place == nullptr ? 2 : 3;
+  std::copy(given.begin(), given.end(), at);
+  const bool within = *std::min_element(at, at + 3) >= 0 && *std::max_element(at, at + 3) <= most;
+  if (within && at[0] != at[1] && at[0] != at[2] && at[1] != at[2]) return;
+  throw ort::Error("attribute '" + std::string(axes) + "': expected three different axes from 0 to " +
+                   std::to_string(most) + ", got " + std::to_string(at[0]) + ", " + std::to_string(at[1]) + ", " +
+                   std::to_string(at[2]));
 }
 
 void ScaledDotProductAttention::compute(const ort::Context& context) const {

@@ -9,8 +9,6 @@
 // queries, keys and values, and another into products and softmax with all scores in memory (docs/decisions/066).
 #pragma once
 
-#include <string>
-
 #include "attention/attention.h"
 #include "operator.h"
 
@@ -18,8 +16,8 @@ namespace nested_sparse {
 
 // The axes of batch, head and position in a tensor, and the index on the one that is left.
 struct HeadAxes {
-  // packed: whether there may be one that is left. Throws ort::Error.
-  HeadAxes(const ort::Attributes& attributes, const std::string& tensor, bool packed);
+  // axes, place: names of attributes; place is null where no axis is left. Throws ort::Error.
+  HeadAxes(const ort::Attributes& attributes, const char* axes, const char* place);
 
   static constexpr int64_t kMostPlaces = 1 << 20;
   int64_t at[3];
