@@ -102,6 +102,7 @@ MAY_USE: Mapping[str, set[str]] = {
 
 MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("runtime.cuda.node", "torch"): "the extra [gpu]: a session on a GPU computes in torch",
+    ("runtime.cuda.attention", "torch"): "the same",
     ("runtime.cuda.elementwise", "torch"): "the same",
     ("runtime.cuda.elementwise", "onnx"): "the extra [gpu]: reads the graph of a session on a GPU",
     ("runtime.cuda.shapes", "torch"): "the same",

@@ -33,7 +33,7 @@ def graph(
     known = ", ".join(f"float[N,4,8,8] {name}" if " " not in name else name for name in inner)
     head = '<ir_version: 9, opset_import: ["": 20, "nested_sparse": 1]>'
     text = f"{head} main ({inputs}) => ({outputs}) <{known}> {{ {body} }}"
-    for operator in ("NestedConv", "NestedLinear", "LevelNorm"):
+    for operator in ("NestedConv", "NestedLinear", "LevelNorm", "ScaledDotProductAttention"):
         text = text.replace(f" {operator}", f" nested_sparse.{operator}")
     return ir.from_proto(onnx.parser.parse_model(text))
 
@@ -186,6 +186,24 @@ def test_norm_that_stands_alone_is_an_operator() -> None:
     ]
     assert [tuple(value.shape) for value in result.model.graph.initializers.values()] == [(LEVELS, 4)] * 2
     assert result.version == 5
+
+
+AXES = "q_axes=[0,1,2], k_axes=[0,1,2], v_axes=[0,1,2], y_axes=[0,1,2]"
+
+
+def test_attention_asks_for_its_version_of_the_format() -> None:
+    """Also within a branch; what is around it is folded as elsewhere, and the image that it reads is not tiled."""
+    attention = f"ScaledDotProductAttention<scale=0.5, {AXES}>"
+    body = f'c = NestedConv<layer="a">(x) r = Relu(c) a = {attention}(r, r, r) y = Relu(a)'
+    nodes, result = fused(graph(body, inner=["c", "r", "a"]))
+    assert [node.op_type for node in nodes] == ["NestedConv", "ScaledDotProductAttention", "Relu"]
+    assert "y_tiled" not in attributes(nodes[0])
+    assert attributes(nodes[1]).keys() == {"scale", "q_axes", "k_axes", "v_axes", "y_axes"}
+    assert result.version == 7
+    shape = "float[N,4,8,8]"
+    body = f"""y = If (flag) <then_branch = yes () => ({shape} a) {{ a = {attention}(x, x, x) }},
+                              else_branch = no () => ({shape} b) {{ b = Relu(x) }}>"""
+    assert fused(graph(body, f"bool flag, {shape} x"))[1].version == 7
 
 
 def test_linear_norm_folds_on_rank_two_only() -> None:

@@ -11,6 +11,7 @@ import onnx.reference
 import pytest
 import torch
 import torch.nn.functional as F
+from attention_graph import reference as attention
 from layer_reference import ACTIVATIONS, transposed
 from nets import CASES, Jasper, line
 from onnx.reference.op_run import OpRun
@@ -61,7 +62,7 @@ def run_reference(path: Path, feeds: Mapping[str, np.ndarray], level: int) -> di
         empty = {f"__segment_{index}__": np.zeros(0, np.uint8) for index in range(len(checkpoint.levels))}
         names = [spec.name for spec in checkpoint.outputs]
     ours = [_operator(layers, op) for op in ("Conv", "ConvTranspose", "Linear", "LSTM", "GRU")]
-    evaluator = onnx.reference.ReferenceEvaluator(model, new_ops=[*ours, _norm_operator()])
+    evaluator = onnx.reference.ReferenceEvaluator(model, new_ops=[*ours, _norm_operator(), _attention_operator()])
     answers = evaluator.run(names, {**feeds, **empty, "__level__": np.array(level)})
     return dict(zip(names, answers, strict=True))
 
@@ -105,6 +106,13 @@ def _norm_operator() -> type[OpRun]:
         return (ACTIVATIONS[activation_function](y).astype(np.float32),)
 
     return type("NestedNorm", (OpRun,), {"op_domain": "nested_sparse", "_run": run})
+
+
+def _attention_operator() -> type[OpRun]:
+    def run(self, q, k, v, mask=None, **attributes):
+        return (attention(q, k, v, mask, **attributes).astype(np.float32),)
+
+    return type("ScaledDotProductAttention", (OpRun,), {"op_domain": "nested_sparse", "_run": run})
 
 
 def _steps(
