@@ -2,6 +2,7 @@
 #pragma once
 
 #include "activation/activation.h"
+#include "attention/attention.h"
 #include "gates/gates.h"
 #include "gather/gather.h"
 #include "gemv/gemv.h"
@@ -31,6 +32,7 @@ namespace nested_sparse {
   void max_symbol(const float* rows, int64_t taps, int64_t count, float* y);
 #define PIXELS8_KERNEL(isa, symbol) extern const PixelLoops symbol;
 #define GATES_KERNEL(isa, symbol) extern const GateLoops symbol;
+#define ATTENTION_KERNEL(isa, symbol) extern const HeadLoops symbol;
 #define ACTIVATE_KERNEL(isa, symbol, scale_symbol)             \
   void symbol(Activation activation, int64_t count, float* y); \
   void scale_symbol(int64_t count, const float* x, float scale, float shift, Clip bounds, float* y);

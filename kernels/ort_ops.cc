@@ -6,6 +6,7 @@
 #include <mutex>
 #include <vector>
 
+#include "attention_operator.h"
 #include "conv.h"
 #include "conv_transpose.h"
 #include "denormals.h"
@@ -116,6 +117,7 @@ constexpr Input kImageOrNone{ort::kUint8, ort::kOptional};
 constexpr Input kLevelCell{ort::kInt64, ort::kRequired};
 constexpr Input kSegments{ort::kUint8, ort::kVariadic};
 constexpr Inputs kOfLayer{4, {kFloats, kLevelCell, kFloatsOrNone, kSegments}};
+constexpr Inputs kOfHeads{4, {kFloats, kFloats, kFloats, kFloatsOrNone}};
 constexpr Inputs kOfImageLayer{4, {kImage, kLevelCell, kImageOrNone, kSegments}};
 
 const OperatorInfo kOperators[] = {
@@ -125,6 +127,7 @@ const OperatorInfo kOperators[] = {
     {"NestedLSTM", create<NestedLstm>, ort::kFloat, kOfLayer, nullptr, 2},
     {"NestedGRU", create<NestedGru>, ort::kFloat, kOfLayer, nullptr},
     {"NestedNorm", create<NestedNorm>, ort::kFloat, {4, {kFloats, kLevelCell, kFloats, kFloats}}, reuse_input<kX>},
+    {"ScaledDotProductAttention", create<ScaledDotProductAttention>, ort::kFloat, kOfHeads, nullptr},
     {"TiledMaxPool", create<TiledMaxPool>, ort::kFloat, {1, {kFloats}}, nullptr},
     {"QuantizedConv", create<QuantizedConv>, ort::kUint8, kOfImageLayer, reuse_input<kResidual>},
     {"QuantizedLinear", create<QuantizedLinear>, ort::kFloat, kOfLayer, reuse_input<kResidual>},

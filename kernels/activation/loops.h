@@ -5,38 +5,12 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 
+#include "../exponential.h"
 #include "activation.h"
 
 namespace nested_sparse {
 namespace {
-
-// e^x within 2 units in the last place; 0 below -87.7 and infinite above 88.4. The coefficients are those of Cephes'
-// expf. Adding 1.5 * 2^23 rounds to an integer, and leaves it in the low bits.
-inline float exponential(float x) {
-  constexpr float kRound = 12582912.0F;
-  constexpr int32_t kRoundBits = 0x4b400000;
-  const float raised = x < -88.0F ? -88.0F : x;
-  const float bounded = raised > 89.0F ? 89.0F : raised;
-  const float steps = bounded * 1.44269504F + kRound;
-  const float whole = steps - kRound;
-  const float rest = bounded - whole * 0.693359375F - whole * -2.12194440e-4F;
-  float sum = 1.9875691500e-4F;
-  sum = sum * rest + 1.3981999507e-3F;
-  sum = sum * rest + 8.3334519073e-3F;
-  sum = sum * rest + 4.1665795894e-2F;
-  sum = sum * rest + 1.6666665459e-1F;
-  sum = sum * rest + 5.0000001201e-1F;
-  sum = sum * (rest * rest) + rest + 1.0F;
-  int32_t bits = 0;
-  std::memcpy(&bits, &steps, sizeof bits);
-  // 2^-127 is 0 here and 2^128 is infinite, as the bits of an exponent have it.
-  bits = static_cast<int32_t>(static_cast<uint32_t>(bits - kRoundBits + 127) << 23U);
-  float power = 0;
-  std::memcpy(&power, &bits, sizeof power);
-  return sum * power;
-}
 
 // x s(z)
 inline float gated(float x, float z) {

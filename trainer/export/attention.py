@@ -1,7 +1,8 @@
 """Attention: the translation of torch's scaled_dot_product_attention into a graph.
 
-That of torch.onnx swaps the last two axes of the keys by nine nodes in place of one. Where a mask closes every key to a
-query, it answers NaN or the mean of the values; torch answers 0, and so does this one.
+Attention with heads becomes one operator of ours (docs/decisions/066), all other attention nodes of ONNX. Those of
+torch.onnx swap the last two axes of the keys by nine nodes in place of one. Where a mask closes every key to a query,
+they answer NaN or the mean of the values; torch answers 0, and so do these.
 """
 
 from __future__ import annotations
@@ -10,11 +11,30 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 import torch
+from onnx.defs import OpSchema
 from onnxscript import opset18
+from onnxscript.values import Opset
+
+from nested_sparse.graph.contract import (
+    ATTENTION,
+    CAUSAL,
+    DOMAIN,
+    DOMAIN_VERSION,
+    HEADS_RANK,
+    INPUT_AXES,
+    INPUT_PLACE,
+    OPERATORS,
+    SCALE,
+    Y_AXES,
+)
 
 op: Any = opset18  # its types know no values of a graph that is traced
+own: Any = Opset(DOMAIN, DOMAIN_VERSION)
+_HEADS_FIRST = [0, 1, 2]
+"""The axes of batch, head and position in torch's tensors."""
 
 
 def _attention(
@@ -28,31 +48,83 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Any:
     """The nodes of F.scaled_dot_product_attention; arguments as there. dropout_p: left out, as at every inference."""
+    if attn_mask is not None and attn_mask.dtype == ir.DataType.BOOL:
+        attn_mask = op.Where(attn_mask, _scalar(0.0, query), _scalar(-math.inf, query))
+    factor = _factor(query, scale)
+    if factor is not None and _has_heads(query, key, value, attn_mask, enable_gqa):
+        masks = [] if attn_mask is None else [attn_mask]
+        return _operator()(query, key, value, *masks, **_attributes(factor, is_causal))
+    return _nodes(query, key, value, attn_mask, is_causal, factor, enable_gqa)
+
+
+def _has_heads(query: Any, key: Any, value: Any, mask: Any, groups: bool) -> bool:
+    """Whether our operator computes the same: it broadcasts nothing but the mask."""
+    operands = (query, key, value)
+    if any(each.dtype != ir.DataType.FLOAT or len(each.shape) != HEADS_RANK for each in operands):
+        return False
+    if mask is not None and (mask.dtype != ir.DataType.FLOAT or len(mask.shape) > HEADS_RANK):
+        return False
+    heads, of_keys, of_values = (each.shape[1] for each in operands)
+    if not all(isinstance(each, int) for each in (heads, of_keys, of_values)) or of_keys != of_values:
+        return False
+    return len({str(each.shape[0]) for each in operands}) == 1 and (
+        heads % of_keys == 0 if groups else heads == of_keys
+    )
+
+
+def _attributes(factor: float, is_causal: bool) -> dict[str, Any]:
+    """Those of our operator for tensors as torch has them."""
+    axes = dict.fromkeys((*INPUT_AXES.values(), Y_AXES), _HEADS_FIRST)
+    return {SCALE: factor, CAUSAL: int(is_causal), **axes, **dict.fromkeys(INPUT_PLACE.values(), 0)}
+
+
+def _operator() -> Any:
+    """Our operator as a function of onnxscript, which takes its name from the schemas of this process."""
+    if not onnx.defs.has(ATTENTION, DOMAIN):
+        kinds = {"f": OpSchema.AttrType.FLOAT, "i": OpSchema.AttrType.INT, "ints": OpSchema.AttrType.INTS}
+        one, optional = OpSchema.FormalParameter, OpSchema.FormalParameterOption.Optional
+        schema = OpSchema(
+            ATTENTION,
+            DOMAIN,
+            DOMAIN_VERSION,
+            inputs=[*(one(name, "T") for name in "QKV"), one("mask", "T", param_option=optional)],
+            outputs=[one("Y", "T")],
+            type_constraints=[("T", ["tensor(float)"], "")],
+            attributes=[OpSchema.Attribute(name, kinds[each.kind], "") for name, each in OPERATORS[ATTENTION].items()],
+        )
+        onnx.defs.register_schema(schema)
+    return getattr(own, ATTENTION)
+
+
+def _nodes(query: Any, key: Any, value: Any, mask: Any, is_causal: bool, factor: float | None, enable_gqa: bool) -> Any:
+    """Attention by nodes of ONNX. mask: of floats, or None. factor: of the scores; None where the width is free."""
     *outer, last_but_one, last = range(len(key.shape))
     if enable_gqa and query.shape[-3] != key.shape[-3]:
         key, value = (_for_every_head(each, query.shape[-3]) for each in (key, value))
     keys = op.Transpose(key, perm=[*outer, last, last_but_one])
-    scores = op.MatMul(op.Mul(query, _scale(query, scale)), keys)
+    scores = op.MatMul(op.Mul(query, _scale(query, factor)), keys)
     if is_causal:
         return op.MatMul(op.Softmax(op.Add(scores, _causal(query, key)), axis=-1), value)
-    if attn_mask is None:
+    if mask is None:
         return op.MatMul(op.Softmax(scores, axis=-1), value)
-    closed = _scalar(-math.inf, query)
-    if attn_mask.dtype == ir.DataType.BOOL:
-        attn_mask = op.Where(attn_mask, _scalar(0.0, query), closed)
-    mixed = op.MatMul(op.Softmax(op.Add(scores, attn_mask), axis=-1), value)
-    all_closed = op.Equal(op.ReduceMax(attn_mask, op.Constant(value_ints=[-1]), keepdims=1), closed)
-    return op.Where(all_closed, _scalar(0.0, query), mixed)
+    mixed = op.MatMul(op.Softmax(op.Add(scores, mask), axis=-1), value)
+    largest = op.ReduceMax(mask, op.Constant(value_ints=[-1]), keepdims=1)
+    return op.Where(op.Equal(largest, _scalar(-math.inf, query)), _scalar(0.0, query), mixed)
 
 
-def _scale(query: Any, scale: Any) -> Any:
-    """`scale`, or torch's default, as a value."""
+def _factor(query: Any, scale: float | None) -> float | None:
+    """`scale`, or torch's default; None where the width of a head is free."""
     width = query.shape[-1]
     if scale is None and isinstance(width, int):
-        scale = 1.0 / math.sqrt(width)
-    elif scale is None:
-        scale = op.Reciprocal(op.Sqrt(op.CastLike(op.Squeeze(op.Shape(query, start=-1)), query)))
-    return op.CastLike(scale, query)
+        return 1.0 / math.sqrt(width)
+    return scale
+
+
+def _scale(query: Any, factor: float | None) -> Any:
+    """The factor of the scores as a value."""
+    if factor is None:
+        factor = op.Reciprocal(op.Sqrt(op.CastLike(op.Squeeze(op.Shape(query, start=-1)), query)))
+    return op.CastLike(factor, query)
 
 
 def _scalar(number: float, like: Any) -> Any:

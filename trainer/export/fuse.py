@@ -39,6 +39,7 @@ from nested_sparse.graph.contract import (
 )
 from nested_sparse.placement import LayerPlacement
 
+from .attention_views import absorb_views
 from .nodes import OPEN, clamp_behind, following, is_ours, our_nodes, rank_of, same_shape
 from .pads import fold_pads
 from .placeholder import LEVEL_NORM, LEVEL_VALUE, LevelValues
@@ -89,6 +90,7 @@ def fuse(
     values: (L, ...) of every LevelValue, by name.
     """
     pads = fold_pads(model)
+    absorb_views(model)
     norm_of = _foldable_norms(model)
     level, *segments = (_graph_input(each) for each in runtime_inputs(level_count))
     for node in our_nodes(model, *LAYER_OPERATORS):

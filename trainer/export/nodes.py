@@ -75,10 +75,11 @@ def same_shape(first: ir.Value, second: ir.Value) -> bool:
     """Whether both have one shape in every run; False where that is not known."""
     if first.shape is None or second.shape is None or len(first.shape) != len(second.shape):
         return False
-    return all(_same_size(a, b) for a, b in zip(first.shape, second.shape, strict=True))
+    return all(same_size(a, b) for a, b in zip(first.shape, second.shape, strict=True))
 
 
-def _same_size(first: int | ir.SymbolicDim, second: int | ir.SymbolicDim) -> bool:
+def same_size(first: int | ir.SymbolicDim, second: int | ir.SymbolicDim) -> bool:
+    """Whether both are one size in every run; False where that is not known."""
     if isinstance(first, int) or isinstance(second, int):
         return first == second
     return first.value is not None and first.value == second.value
