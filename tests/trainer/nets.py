@@ -330,7 +330,9 @@ class Case:
 
     make: Callable[[], nn.Module]
     inputs: Callable[[], tuple[Tensor, ...]] = image
-    nested: int = 0  # nodes of our operators, a NestedNorm for each norm that cannot be folded among them
+    nested: int = (
+        0  # nodes of our operators, among them a NestedNorm for each norm that cannot be folded, and attention
+    )
     others: Sequence[str] | None = ()  # None: whatever torch.onnx makes of the rest
     pattern: str = "block4x1"
     permuted: bool = False
@@ -366,7 +368,7 @@ CASES = {
     "shared_alike": Case(SharedAlike, nested=2),
     "two_norms": Case(TwoNorms, nested=4, others=["Mul"]),
     "linear_norm": Case(LinearNorm, lambda: image(1, 9), 3, ["Reshape"]),
-    "encoder": Case(Encoder, lambda: image(2, 5, 16), 13, None),
+    "encoder": Case(Encoder, lambda: image(2, 5, 16), 15, None),
     "unet": Case(UNet, nested=4, others=None),
     "speech": Case(Speech, lambda: (torch.randn(2, 9, 6), torch.rand(2, 1, 7)), 11, None, permuted=True),
     "speech_step": Case(Speech, lambda: (torch.randn(2, 1, 6), torch.rand(2, 1, 7)), 11, None, "unstructured"),

@@ -122,6 +122,24 @@ class Streaming(nn.Module):
         return z, hidden, cells
 
 
+class Attending(nn.Module):
+    """Attention within a packed projection and, with a mask that closes every key of one sequence, to other words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packed, self.query, self.both = nn.Linear(12, 36), nn.Linear(12, 12), nn.Linear(12, 12)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.packed(x).unflatten(-1, (3, 4, 3)).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        q = self.query(y).unflatten(-1, (4, 3)).transpose(1, 2)
+        k, v = self.both(x).unflatten(-1, (2, 2, 3)).permute(2, 0, 3, 1, 4)
+        seen = (x[..., 0] > x[:1, :, 0])[:, None, None]
+        y = nn.functional.scaled_dot_product_attention(q, k, v, seen, enable_gqa=True).transpose(1, 2).flatten(2)
+        return torch.as_tensor(self.head(y))
+
+
 NETS: Mapping[str, tuple[nn.Module, tuple[int, ...]]] = {
     "residual": (Residual(), (3, 19, 16)),
     "norm first": (NormFirst(), (3, 9, 8)),
@@ -130,6 +148,7 @@ NETS: Mapping[str, tuple[nn.Module, tuple[int, ...]]] = {
     "transposed": (transposed(), (3, 16)),
     "volumes": (volumes(), (2, 4, 6, 7)),
     "recurrent": (Recurrent(), (7, 6)),
+    "attention": (Attending(), (7, 12)),
 }
 
 
