@@ -18,10 +18,12 @@ from ..wire import Wire, WireError, float_values, integers
 from . import contract
 from . import onnx_schema as onnx
 from .folding import Folding
+from .heads import check_head_shapes
 from .names import check_names
 from .operators import BRANCHES, DECIDING, LOOPS, ONNX_DOMAINS, OPERATORS
 from .our_nodes import OurNodes
 from .tensors import check_tensor
+from .told_shapes import told_shapes
 
 IR_VERSIONS = (7, 14)
 ONNX_OPSETS = (13, 28)
@@ -76,12 +78,14 @@ class _Scope:
     outer: scope of the graph around it, whose values it may read too. depth: number of graphs around it.
     most: by name, the most numbers that a value holds if it is constant; None if it is not.
     computed: names of the values that a node of this graph computes.
+    attention: inputs, outputs and attributes of its nodes of attention.
     """
 
     outer: _Scope | None = None
     depth: int = 0
     most: dict[str, int | None] = field(default_factory=dict)
     computed: set[str] = field(default_factory=set)
+    attention: list[tuple[list[str], list[str], dict[str, Any]]] = field(default_factory=list)
 
     def find(self, name: str) -> int | None:
         scope: _Scope | None = self
@@ -137,6 +141,9 @@ class _GraphCheck:
             scope.most[name] = count
         for each in graph["node"]:
             self._check_node(each, scope)
+        shapes = told_shapes(data) if scope.attention else {}
+        for node in scope.attention:
+            check_head_shapes(*node, shapes)
         outputs = self._value_names(graph["output"])
         if loops and not any(name in scope.computed and scope.most[name] is None for name in outputs):
             # ONNX Runtime can end a run only between two nodes; a loop without a node would run for ever
@@ -164,6 +171,9 @@ class _GraphCheck:
         attributes = self._attributes(node["attribute"], operator, scope)
         if domain == contract.DOMAIN:
             self._our_nodes.check(operator, attributes)
+            if operator == contract.ATTENTION:
+                given = {name: value for name, (_, value) in attributes.items()}
+                scope.attention.append((node["input"], node["output"], given))
         _check_texts(operator, attributes)
         self._decides |= operator in DECIDING
         most = self._folding.most(operator, [scope.find(name) for name in node["input"] if name], attributes)

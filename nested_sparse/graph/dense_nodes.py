@@ -28,6 +28,7 @@ from .contract import (
     Y_TILED,
 )
 from .encoding import Value, node
+from .told_shapes import Shape
 
 ReadNode = dict[str, Any]
 """A NodeProto by its fields; "values" has its attributes by name."""
@@ -61,7 +62,7 @@ class Names(Protocol):
 
     def tiled(self, image: str) -> bool: ...  # noqa: D102 -- whether an image that was tiled stays so
 
-    def shape(self, value: str) -> list[int | str] | None: ...  # noqa: D102 -- None where the graph does not tell
+    def shape(self, value: str) -> Shape | None: ...  # noqa: D102 -- None where the graph does not tell
 
     def name(self, layer: str, step: str) -> str: ...  # noqa: D102 -- one that nothing has
 

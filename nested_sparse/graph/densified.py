@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..wire import Wire, integers, varint
+from ..wire import Wire, integers
 from . import onnx_schema as onnx
 from .contract import (
     ATTENTION,
@@ -38,6 +38,7 @@ from .dense_recurrence import OPERATORS as RECURRENCES
 from .dense_recurrence import DenseRecurrence, projections
 from .encoding import changed, field, fields, integer_field, node, numbered, tensor
 from .nodes import graph_nodes
+from .told_shapes import Shape, inner, text, told_shapes
 
 OPERATORS = (CONV, CONV_TRANSPOSE, LINEAR)
 """Operators with a counterpart of ONNX's. That of a recurrent layer takes the place of two (DenseRecurrence)."""
@@ -93,7 +94,7 @@ def _recurrent(graph: bytes) -> tuple[list[ReadNode], dict[str, ReadNode]]:
     found = wire.read(wire.read(memoryview(graph), "ModelProto", onnx.MODEL)["graph"], "GraphProto", onnx.GRAPH)
     nodes = [each for each in map(reader.node, found["node"]) if each["ours"]]
     reads = Counter(name for each in graph_nodes(graph) for name in each.inputs)
-    return nodes, projections(nodes, reads, [_text(each, 1) for each in found["output"]])
+    return nodes, projections(nodes, reads, [text(each, 1) for each in found["output"]])
 
 
 class _Reader:
@@ -135,7 +136,7 @@ class _Densified:
         self._places = {name: place for place, name in enumerate(layers)}
         self._reader = _Reader()
         self._initializers: dict[str, NDArray[np.generic]] = {}
-        self._shapes: dict[str, list[int | str]] = {}
+        self._shapes: dict[str, Shape] = {}
         self._tiled: set[str] = set()
         self._untiled: set[str] = set()
         self._count = 0
@@ -145,8 +146,7 @@ class _Densified:
         number = {name: next(n for n, each in onnx.GRAPH.items() if each.name == name) for name in _GRAPH_FIELDS}
         found = [(found, data[begin:end], data[value:end]) for found, begin, value, end in fields(data)]
         nodes = [self._reader.node(each) for at, _, each in found if at == number["node"]]
-        described = [each for at, _, each in found if at in (number["input"], number["output"], number["value_info"])]
-        self._shapes = {_text(each, 1): _shape(each) for each in described}
+        self._shapes = told_shapes(data)
         self._tiled = {image for each in nodes for image in _tiled_images(each)}
         self._untiled = self._untiled_images(nodes)
         pieces: list[bytes | memoryview] = []
@@ -155,7 +155,7 @@ class _Densified:
                 pieces += [field(onnx.GRAPH, "node", each) for each in self._nodes(value)]
             elif at == number["value_info"]:
                 pieces.append(field(onnx.GRAPH, "value_info", self._value_info(value)))
-            elif at != number["input"] or not (self._alone and is_runtime_input(_text(value, 1))):
+            elif at != number["input"] or not (self._alone and is_runtime_input(text(value, 1))):
                 pieces.append(whole)
         pieces += [
             field(onnx.GRAPH, "initializer", tensor(name, values)) for name, values in self._initializers.items()
@@ -204,14 +204,14 @@ class _Densified:
         dropped = {name for place, name in INPUT_TILED.items() if input_of(read, place) in self._untiled}
         if read["output"][0] in self._untiled:
             dropped.add(Y_TILED)
-        return [changed(data, onnx.NODE, "attribute", lambda each: None if _text(each, 1) in dropped else each)]
+        return [changed(data, onnx.NODE, "attribute", lambda each: None if text(each, 1) in dropped else each)]
 
     def _value_info(self, data: memoryview) -> bytes | memoryview:
         """The shape of an image that is tiled no longer, as its dimension's name tells it."""
-        name = _text(data, 1)
+        name = text(data, 1)
         if name not in self._untiled:
             return data
-        shape = untiled_shape([_text(_inner(data, 2, 1, 2, 1), 2)])
+        shape = untiled_shape([text(inner(data, 2, 1, 2, 1), 2)])
         dimensions = b"".join(
             numbered(1, integer_field(1, size) if isinstance(size, int) else numbered(2, size.encode()))
             for size in shape
@@ -224,9 +224,9 @@ class _Densified:
         self._count += 1
         return f"{self._mark}{self._places.get(layer, '')}.{self._count}.{step}"
 
-    def shape(self, value: str) -> list[int | str] | None:
-        """Sizes of a tensor, or their names, "" where one has none; None of a scalar, and where none are told."""
-        return self._shapes.get(value) or None
+    def shape(self, value: str) -> Shape | None:
+        """That of a tensor; None of a scalar, and where the graph does not tell."""
+        return self._shapes.get(value)
 
     def tiled(self, image: str) -> bool:
         """Whether an image that was tiled stays so."""
@@ -239,7 +239,7 @@ class _Densified:
         return name
 
 
-_GRAPH_FIELDS = ("node", "input", "output", "value_info")
+_GRAPH_FIELDS = ("node", "input", "value_info")
 
 
 def _is_pool(read: ReadNode) -> bool:
@@ -251,27 +251,3 @@ def _tiled_images(read: ReadNode) -> set[str]:
     values = read["values"]
     found = {input_of(read, place) for place, name in INPUT_TILED.items() if values.get(name)}
     return found | ({read["output"][0]} if values.get(Y_TILED) else set())
-
-
-def _shape(described: memoryview) -> list[int | str]:
-    """Sizes of the tensor of a ValueInfoProto, or their names; "" where one has none."""
-    shape = _inner(described, 2, 1, 2)
-    return [_size(shape[value:end]) for number, _, value, end in fields(shape) if number == 1]
-
-
-def _size(dimension: memoryview) -> int | str:
-    for number, _, value, end in fields(dimension):
-        if number == 1:
-            return varint(dimension, value, end)[0]
-    return _text(dimension, 2)
-
-
-def _inner(data: memoryview, *numbers: int) -> memoryview:
-    """The first field of these numbers, each within the one before; empty where there is none."""
-    for number in numbers:
-        data = next((data[value:end] for found, _, value, end in fields(data) if found == number), data[:0])
-    return data
-
-
-def _text(data: memoryview, number: int) -> str:
-    return bytes(_inner(data, number)).decode(errors="replace")

@@ -1,13 +1,24 @@
-"""check_heads: whether the attributes of an attention node can say where heads lie in its tensors."""
+"""check_heads: whether an attention node can say where heads lie in its tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..excerpt import excerpt
 from ..wire import WireError
-from .contract import CAUSAL, HEADS_RANK, INPUT_AXES, INPUT_PLACE, MAX_PLACE, PACKED_RANK, Y_AXES
+from .contract import (
+    ATTENTION,
+    CAUSAL,
+    HEADS_RANK,
+    INPUT_AXES,
+    INPUT_PLACE,
+    MASK_INPUT,
+    MAX_PLACE,
+    PACKED_RANK,
+    Y_AXES,
+)
+from .told_shapes import Shape
 
 
 def check_heads(given: Mapping[str, Any]) -> None:
@@ -25,3 +36,41 @@ def check_heads(given: Mapping[str, Any]) -> None:
     for name, last in (*((each, MAX_PLACE) for each in INPUT_PLACE.values()), (CAUSAL, 1)):
         if not 0 <= given.get(name, 0) <= last:
             raise WireError(f"says {name} {given[name]}, expected 0 to {last}")
+
+
+def check_head_shapes(
+    inputs: Sequence[str], outputs: Sequence[str], given: Mapping[str, Any], shapes: Mapping[str, Shape]
+) -> None:
+    """Raises WireError where a node that `check_heads` has passed lacks a tensor, or its graph tells another shape.
+
+    inputs, outputs: names, "" for an absent one. shapes: those that the graph tells, by name.
+    """
+    whole = len(inputs) in (MASK_INPUT, MASK_INPUT + 1) and all(inputs[:MASK_INPUT]) and len(outputs) == 1
+    if not whole:
+        raise WireError(
+            f"has a {ATTENTION} of {len(inputs)} inputs and {len(outputs)} outputs, expected queries, keys, values and "
+            "perhaps a mask, and one output"
+        )
+    for place, axes in INPUT_AXES.items():
+        shape = shapes.get(inputs[place])
+        if shape is None:
+            continue
+        if len(shape) not in (HEADS_RANK, PACKED_RANK) or max(given[axes]) >= len(shape) - 1:
+            raise WireError(
+                f"says {axes} {given[axes]} of a tensor of rank {len(shape)}, expected one of rank {HEADS_RANK} or "
+                f"{PACKED_RANK} whose last axis is none of these"
+            )
+        part, parts = given.get(INPUT_PLACE[place], 0), _parts(shape, given[axes])
+        if isinstance(parts, int) and part >= parts:
+            raise WireError(f"says {INPUT_PLACE[place]} {part} of a tensor that has {parts} of them")
+    for name in (*inputs[MASK_INPUT:], *outputs):
+        if len(shapes.get(name, ())) > HEADS_RANK:
+            raise WireError(f"has a mask or an output of {ATTENTION} of more than {HEADS_RANK} dimensions")
+
+
+def _parts(shape: Shape, axes: Sequence[int]) -> int | str:
+    """Size of the axis on which a place is meant; 1 where there is none."""
+    if len(shape) == HEADS_RANK:
+        return 1
+    (packed,) = set(range(PACKED_RANK - 1)) - set(axes)
+    return shape[packed]
