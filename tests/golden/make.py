@@ -5,7 +5,7 @@
 FOLDER: a checkout of an older commit, whose writer is used in place of the installed package's.
 Every weight, norm and input is a small whole number or a multiple of a small power of two, so that no sum rounds and
 its order does not matter: `checked` proves it of each layer. So torch's answers are those of every right kernel.
-Recurrent layers round; their answers are near torch's.
+Recurrent layers and attention round; their answers are near torch's.
 Answers of int8 files are those of tests/integer_reference.py, whose arithmetic every kernel has bit for bit.
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from networks import Affine, Images, Joined, Lines, Recurrent, Steps, Vectors, Volumes, Wide
+from networks import Affine, Attention, Images, Joined, Lines, Recurrent, Steps, Vectors, Volumes, Wide
 from torch import Tensor, nn
 
 HERE = Path(__file__).parent
@@ -47,7 +47,7 @@ def fill(model: nn.Module, rng: np.random.Generator) -> None:
             layer.weight.copy_(whole(rng, tuple(layer.weight.shape), 3))
             if layer.bias is not None:
                 layer.bias.copy_(whole(rng, tuple(layer.bias.shape), 4))
-        if isinstance(model, Recurrent):
+        if getattr(model, "rounds", False):
             for parameter in model.parameters():
                 parameter.copy_(whole(rng, tuple(parameter.shape), 7) / 16)
         elif isinstance(model, Vectors) and model.tiny:  # subnormal halves and the largest half
@@ -166,6 +166,13 @@ def sequences(rng: np.random.Generator) -> tuple[Tensor, ...]:
     return (whole(rng, (3, 7, 6), 4) / 4,)
 
 
+def words(rng: np.random.Generator) -> tuple[Tensor, ...]:
+    """The second sequence has two words, and the third has none: each query's answer there is the bias."""
+    there = torch.ones(3, 5)
+    there[1, 2:], there[2] = 0.0, 0.0
+    return whole(rng, (3, 9, 8), 4) / 8, whole(rng, (3, 5, 6), 4) / 8, there
+
+
 Make = Callable[[], nn.Module]
 Inputs = Callable[[np.random.Generator], tuple[Tensor, ...]]
 
@@ -229,6 +236,7 @@ FILES: dict[str, tuple[Make, Inputs, dict[str, Any], dict[str, Any]]] = {
         {"pattern": "block32x1", "densities": (0.25, 0.5), "row_shuffle": True},
         {"values": "float16"},
     ),
+    "v7-attention": (Attention, words, {"pattern": "block2x1", "densities": (0.4, 0.7)}, {}),
     "v1-first-writer": (lambda: Images(8), images, {"pattern": "block4x1", "densities": THREE}, {"verify": False}),
     "v1-before-totals": (
         lambda: Images(12),
@@ -294,9 +302,9 @@ def make(name: str) -> None:
 
 
 def answers(net: Any, examples: tuple[Tensor, ...], level: int) -> list[np.ndarray]:
-    """Torch's, the same in float32 and float64 but for recurrent layers, none of them zero."""
+    """Torch's, the same in float32 and float64 but for networks that round, none of them zero."""
     single, double = copy.deepcopy(net), copy.deepcopy(net).double()
-    exact = not isinstance(net.model, Recurrent)
+    exact = not getattr(net.model, "rounds", False)
     if exact:
         checked(single, level)
     with torch.no_grad():

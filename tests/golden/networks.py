@@ -124,6 +124,8 @@ class Steps(nn.Module):
 class Recurrent(nn.Module):
     """LSTM and GRU, and functions of outputs: answers are near, not equal."""
 
+    rounds = True
+
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.LSTM(6, 8, batch_first=True), nn.GRU(8, 8, batch_first=True, bidirectional=True)
@@ -135,3 +137,23 @@ class Recurrent(nn.Module):
 
     def head_of(self, x: Tensor) -> Tensor:
         return F.silu(self.wide(x))
+
+
+class Attention(nn.Module):
+    """Attention of every kind of view: causal of one packed projection; of two heads' keys and values, with a mask."""
+
+    rounds = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packed, self.query, self.both = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(6, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor, others: Tensor, there: Tensor) -> Tensor:
+        query, key, value = self.packed(x).unflatten(-1, (3, 4, 2)).permute(2, 0, 3, 1, 4).unbind(0)
+        x = x + F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2).flatten(2)
+        query = self.query(x).unflatten(-1, (4, 2)).transpose(1, 2)
+        key, value = (each.unflatten(-1, (2, 2)).transpose(1, 2) for each in self.both(others).chunk(2, -1))
+        seen = (there > 0)[:, None, None]
+        mixed = F.scaled_dot_product_attention(query, key, value, seen, scale=0.5, enable_gqa=True)
+        return self.head(mixed.transpose(1, 2).flatten(2))

@@ -55,6 +55,12 @@ class Attending(nn.Module):
         return present[:, None, None, :] if self.kind == "weights" else None
 
 
+def operators(path: Path) -> Counter[str]:
+    """How often each operator is in the graph of a file."""
+    with Checkpoint.open(path) as checkpoint:
+        return Counter(node.op_type for node in onnx.load_model_from_string(checkpoint.graph()).graph.node)
+
+
 def sample(count: int, words: int, others: int) -> tuple[Tensor, Tensor, Tensor]:
     """The first sequence is all there, the second is empty, and of the third the first two words are there."""
     present = torch.zeros(count, others)
@@ -149,13 +155,41 @@ def test_what_is_no_number_stays_so(tmp_path: Path) -> None:
     assert np.isfinite(got[1:]).all()
 
 
-def test_the_keys_take_one_node(tmp_path: Path) -> None:
-    """torch.onnx asks for their shape, and cuts and joins it."""
+def test_attention_with_heads_is_one_node(tmp_path: Path) -> None:
+    """Packed keys and values are read where they lie, and nothing else is left of the steps."""
     net = nest(Attending().eval(), densities=(0.2,), pattern="block4x1")
     path = export(net, sample(3, 5, 5), tmp_path / "net.safetensors", input_names=("w", "o", "present"))
     with Checkpoint.open(path) as checkpoint:
-        graph = onnx.load_model_from_string(checkpoint.graph()).graph
         assert checkpoint.metadata.rows == INDEPENDENT
-    operators = Counter(node.op_type for node in graph.node)
-    assert not {"Shape", "Concat"} & operators.keys()
-    assert operators["MatMul"] == 2
+    assert operators(path) == {"NestedLinear": 3, "Reshape": 3, "ScaledDotProductAttention": 1}
+
+
+@pytest.mark.parametrize("net", [Plain(False), Plain(True)])
+def test_attention_without_heads_is_nodes_of_onnx(tmp_path: Path, net: nn.Module) -> None:
+    """torch.onnx asks for the keys' shape, and cuts and joins it; here one Transpose turns them."""
+    nested = nest(net.eval(), densities=(0.2,), pattern="block4x1")
+    path = export(nested, (torch.randn(2, WIDTH, WIDTH),), tmp_path / "net.safetensors")
+    found = operators(path)
+    assert found["MatMul"] == 2
+    assert not {"Shape", "Concat", "ScaledDotProductAttention"} & found.keys()
+
+
+class Broadcast(nn.Module):
+    """Keys of one batch, or of one head, for all: torch broadcasts them, and our operator does not."""
+
+    def __init__(self, heads: int, batch: int) -> None:
+        super().__init__()
+        self.first, self.keys = nn.Linear(WIDTH, WIDTH), nn.Parameter(torch.randn(batch, heads, 6, WIDTH // HEADS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self.first(x).unflatten(-1, (HEADS, WIDTH // HEADS)).transpose(1, 2)
+        return F.scaled_dot_product_attention(query, self.keys, self.keys).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize(("heads", "batch"), [(HEADS, 1), (1, 1)])
+def test_keys_that_torch_broadcasts(tmp_path: Path, heads: int, batch: int) -> None:
+    net = nest(Broadcast(heads, batch).eval(), densities=(0.2, 0.6), pattern="block4x1")
+    path = export(net, (torch.randn(2, 5, WIDTH),), tmp_path / "net.safetensors")
+    assert "ScaledDotProductAttention" not in operators(path)
+    for got, expected in answers(net, path, (torch.randn(3, 5, WIDTH),)):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
