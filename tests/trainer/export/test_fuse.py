@@ -188,17 +188,17 @@ def test_norm_that_stands_alone_is_an_operator() -> None:
     assert result.version == 5
 
 
-AXES = "q_axes=[0,1,2], k_axes=[0,1,2], v_axes=[0,1,2], y_axes=[0,1,2]"
+HEADS = ", ".join([*(f"{name}_axes=[0,1,2]" for name in "qkvy"), *(f"{name}_place=0" for name in "qkv")])
 
 
 def test_attention_asks_for_its_version_of_the_format() -> None:
     """Also within a branch; what is around it is folded as elsewhere, and the image that it reads is not tiled."""
-    attention = f"ScaledDotProductAttention<scale=0.5, {AXES}>"
+    attention = f"ScaledDotProductAttention<scale=0.5, {HEADS}>"
     body = f'c = NestedConv<layer="a">(x) r = Relu(c) a = {attention}(r, r, r) y = Relu(a)'
     nodes, result = fused(graph(body, inner=["c", "r", "a"]))
     assert [node.op_type for node in nodes] == ["NestedConv", "ScaledDotProductAttention", "Relu"]
     assert "y_tiled" not in attributes(nodes[0])
-    assert attributes(nodes[1]).keys() == {"scale", "q_axes", "k_axes", "v_axes", "y_axes"}
+    assert attributes(nodes[1])["q_axes"] == [0, 1, 2]
     assert result.version == 7
     shape = "float[N,4,8,8]"
     body = f"""y = If (flag) <then_branch = yes () => ({shape} a) {{ a = {attention}(x, x, x) }},
