@@ -146,6 +146,7 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("serving.http.http_server", "aiohttp"): "the same",
     ("serving.cluster.ray_serve", "ray"): "the extra [ray]; Ray Serve imports this module, nothing of ours does",
     ("serving.spans", "opentelemetry"): "the extra [otel]; imported where --otlp-endpoint is given",
+    ("trainer.export.attention", "onnx"): "onnxscript takes the name of our operator from a schema",
     ("trainer.export.int8.tables", "onnx"): "an activation function is computed by the graph's own nodes",
     ("trainer.export.int8.tables", "onnxruntime"): "the same",
     ("trainer.from_onnx.read", "onnx"): "reads types that onnx_ir does not know, to leave them out",

@@ -159,7 +159,7 @@ def test_what_is_no_number_stays_in_its_row(queries: int) -> None:
 
 
 def test_causal_rows_do_not_see_what_comes_later() -> None:
-    """Whatever later keys and values hold, but for their product with a weight of 0."""
+    """Their answers are bit for bit the same where later keys and values are others."""
     q, k, v = drawn(7, (1, 1, 30, 16), (1, 1, 30, 16), (1, 1, 30, 16))
     before = answer(q, k, v, scale=1.0, causal=1, **PLAIN)
     k[:, :, 20:], v[:, :, 20:] = 1e4, -1e4

@@ -158,7 +158,7 @@ def _index(source: ir.Value, axis: int, index: int) -> tuple[ir.Value, int, int]
 
 
 def _part(cut: ir.Node, value: ir.Value) -> tuple[ir.Value, int, int, int] | None:
-    """What a Slice or Split takes `value` from, along one axis: the tensor, the axis, the first index, and how many."""
+    """The tensor of which a Slice or Split cuts `value`, the axis, the first index, and the number of indices."""
     source = cut.inputs[0]
     if cut.domain or source is None or source.shape is None or value.shape is None:
         return None
