@@ -6,6 +6,8 @@ unrolls a loop into thousands of nodes took minutes there, and takes seconds her
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer, rewriter
@@ -60,9 +62,19 @@ _RULES = (
 Each rule only saves work at inference, so a rule that another onnxscript lacks is left out."""
 
 
+def _divided_in_two(op: Any, x: Any, y: Any) -> Any:
+    return op.Mul(x, op.Reciprocal(y))
+
+
+def _divided(op: Any, x: Any, y: Any) -> Any:
+    """x / y. torch.onnx writes rsqrt as a Reciprocal, and only of a Div does ONNX Runtime see an RMS norm."""
+    return op.Div(x, y)
+
+
 def rule_set() -> rewriter.RewriteRuleSet:
     """The rules. Each one looks only at the few nodes before the node that it is tried at."""
-    return rewriter.RewriteRuleSet([rule for name in _RULES if (rule := getattr(rules, name, None)) is not None])
+    found = [rule for name in _RULES if (rule := getattr(rules, name, None)) is not None]
+    return rewriter.RewriteRuleSet([*found, *rewriter.RewriteRule(_divided_in_two, _divided).commute()])
 
 
 def simplify(model: ir.Model) -> None:

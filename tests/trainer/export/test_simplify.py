@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.graph.nodes import graph_nodes
 from nested_sparse.runtime import Session
 from nested_sparse.trainer import export, nest
 from nested_sparse.trainer.export.fuse import fuse
@@ -146,3 +147,33 @@ def test_steps_that_do_nothing_are_left_out(tmp_path: Path) -> None:
     assert not {"Transpose", "Mul", "Add"} & set(operators)
     assert operators.count("Reshape") <= 1
     assert operators.count("Clip") <= 1
+
+
+class RootMeanSquare(nn.Module):
+    """The norm of Llama, in torch's own words and as transformers spells it out, on either side of the product."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, self.fc = form, nn.Linear(8, 8)
+        self.norm = nn.RMSNorm(8, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(x)
+        if self.form == "module":
+            return self.norm(x)
+        inverse = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return self.norm.weight * (x * inverse if self.form == "behind" else inverse * x)
+
+
+@pytest.mark.parametrize("form", ["module", "behind", "in front"])
+def test_a_root_mean_square_is_divided_by(form: str, tmp_path: Path) -> None:
+    """ONNX Runtime makes one node of it; of a reciprocal and a product it does not."""
+    net = nest(RootMeanSquare(form).eval(), densities=(0.5,))
+    x = torch.randn(3, 8)
+    path = export(net, (x,), tmp_path / "net.safetensors")
+    with Checkpoint.open(path) as checkpoint:
+        operators = [node.operator for node in graph_nodes(checkpoint.graph())]
+    assert "Div" in operators
+    assert "Reciprocal" not in operators
+    with Session(path, threads=1) as session:
+        np.testing.assert_allclose(session.run({"input": x.numpy()})["output"], net(x).detach().numpy(), atol=1e-5)
