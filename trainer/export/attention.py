@@ -48,10 +48,10 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Any:
     """The nodes of F.scaled_dot_product_attention; arguments as there. dropout_p: left out, as at every inference."""
+    factor, has_heads = _factor(query, scale), _has_heads(query, key, value, attn_mask, enable_gqa)
     if attn_mask is not None and attn_mask.dtype == ir.DataType.BOOL:
         attn_mask = op.Where(attn_mask, _scalar(0.0, query), _scalar(-math.inf, query))
-    factor = _factor(query, scale)
-    if factor is not None and _has_heads(query, key, value, attn_mask, enable_gqa):
+    if factor is not None and has_heads:
         masks = [] if attn_mask is None else [attn_mask]
         return _operator()(query, key, value, *masks, **_attributes(factor, is_causal))
     return _nodes(query, key, value, attn_mask, is_causal, factor, enable_gqa)
@@ -62,7 +62,7 @@ def _has_heads(query: Any, key: Any, value: Any, mask: Any, groups: bool) -> boo
     operands = (query, key, value)
     if any(each.dtype != ir.DataType.FLOAT or len(each.shape) != HEADS_RANK for each in operands):
         return False
-    if mask is not None and (mask.dtype != ir.DataType.FLOAT or len(mask.shape) > HEADS_RANK):
+    if mask is not None and (mask.dtype not in (ir.DataType.FLOAT, ir.DataType.BOOL) or len(mask.shape) > HEADS_RANK):
         return False
     heads, of_keys, of_values = (each.shape[1] for each in operands)
     if not all(isinstance(each, int) for each in (heads, of_keys, of_values)) or of_keys != of_values:
@@ -90,7 +90,12 @@ def _operator() -> Any:
             inputs=[*(one(name, "T") for name in "QKV"), one("mask", "T", param_option=optional)],
             outputs=[one("Y", "T")],
             type_constraints=[("T", ["tensor(float)"], "")],
-            attributes=[OpSchema.Attribute(name, kinds[each.kind], "") for name, each in OPERATORS[ATTENTION].items()],
+            attributes=[
+                OpSchema.Attribute(name, kinds[each.kind], "")
+                if each.default is None
+                else OpSchema.Attribute(name, onnx.helper.make_attribute(name, each.default))
+                for name, each in OPERATORS[ATTENTION].items()
+            ],
         )
         onnx.defs.register_schema(schema)
     return getattr(own, ATTENTION)

@@ -97,6 +97,7 @@ def test_it_answers_as_torch(tmp_path: Path, kind: str, groups: int, words: int,
     torch.manual_seed(0)
     net = nest(Attending(kind, groups).eval(), densities=(0.2, 0.6), pattern="block4x1")
     path = export(net, sample(3, words, others), tmp_path / "net.safetensors", input_names=("w", "o", "present"))
+    assert operators(path)["ScaledDotProductAttention"] == 1
     for got, expected in answers(net, path, sample(4, words, others)):
         np.testing.assert_allclose(got, expected, atol=1e-5)
 

@@ -188,7 +188,7 @@ def test_norm_that_stands_alone_is_an_operator() -> None:
     assert result.version == 5
 
 
-HEADS = ", ".join(["causal=0", *(f"{name}_axes=[0,1,2]" for name in "qkvy"), *(f"{name}_place=0" for name in "qkv")])
+HEADS = ", ".join([*(f"{name}_axes=[0,1,2]" for name in "qkvy"), *(f"{name}_place=0" for name in "qkv")])
 
 
 def test_attention_asks_for_its_version_of_the_format() -> None:
