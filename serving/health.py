@@ -67,6 +67,14 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # g
         if self._ended:
             return
         self._statuses[service] = status
+        self._wake(service)
+
+    def forget(self, service: str) -> None:
+        """There is no such service any more; its watchers are told so. Without effect once the server ends."""
+        if not self._ended and self._statuses.pop(service, None) is not None:
+            self._wake(service)
+
+    def _wake(self, service: str) -> None:
         for watcher in self._watchers:
             if watcher.service == service:
                 watcher.changed.set()
@@ -87,4 +95,4 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # g
             await asyncio.sleep(POLL_S)
 
     def _status_for(self, watcher: _Watcher) -> int:
-        return UNKNOWN if watcher.service is None else self._statuses[watcher.service]
+        return UNKNOWN if watcher.service is None else self._statuses.get(watcher.service, UNKNOWN)

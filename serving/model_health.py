@@ -11,6 +11,8 @@ from .dataplane import Dataplane
 from .health import NOT_SERVING, SERVING, HealthServicer
 
 PERIOD_S = 0.5
+MOST_GONE = 256
+"""Most names of models and versions that are remembered after these were taken away; older ones are unknown."""
 log = logging.getLogger(__name__)
 
 
@@ -18,8 +20,8 @@ class ModelHealth:
     """Looks at each model's engine every `period_s`. While a run is stuck, the model is NOT_SERVING and takes no calls.
 
     A model's name stands for its latest version, and NAME/VERSION for each of them. A model that was taken away is
-    NOT_SERVING. The server as a whole ("" and the name of the inference service) is SERVING as long as one model is, or
-    where there is none.
+    NOT_SERVING, and unknown after MOST_GONE others: versions may come and go for months. The server as a whole ("" and
+    the name of the inference service) is SERVING as long as one model is, or where there is none.
     """
 
     def __init__(self, servicer: HealthServicer, dataplane: Dataplane, period_s: float = PERIOD_S) -> None:
@@ -27,6 +29,7 @@ class ModelHealth:
         self._dataplane = dataplane
         self._period_s = period_s
         self._told: dict[str, int] = {}
+        self._gone: dict[str, None] = {}  # in the order in which they went
         self._were_stuck: set[str] = set()
 
     async def watch(self) -> None:
@@ -41,10 +44,21 @@ class ModelHealth:
         stuck = self._dataplane.stuck = {model for model in models if model.engine.stats().stuck}
         whole = NOT_SERVING if stuck and len(stuck) == len(models) else SERVING
         here = {f"{model.name}/{model.version}": model for model in models} | self._dataplane.models
-        gone = dict.fromkeys(self._told, NOT_SERVING)
         statuses = {name: NOT_SERVING if model in stuck else SERVING for name, model in here.items()}
-        for name, status in {**gone, "": whole, messages.SERVICE_NAME: whole, **statuses}.items():
+        for name, status in {"": whole, messages.SERVICE_NAME: whole, **statuses}.items():
+            self._gone.pop(name, None)
             self._tell(name, status, name in here and here[name] in stuck)
+        known = {"", messages.SERVICE_NAME, *here, *self._gone}
+        for name in [each for each in self._told if each not in known]:
+            self._tell(name, NOT_SERVING, stuck=False)
+            self._gone[name] = None
+        while len(self._gone) > MOST_GONE:
+            self._forget(next(iter(self._gone)))
+
+    def _forget(self, name: str) -> None:
+        del self._gone[name], self._told[name]
+        self._were_stuck.discard(name)
+        self._servicer.forget(name)
 
     def _tell(self, name: str, status: int, stuck: bool) -> None:
         if self._told.get(name) == status:
