@@ -40,7 +40,7 @@ class MappedFile:
         self._lock = threading.Lock()
         self._leased = self._private = False
         self._opened = _identity(self._fd)
-        self._map = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
+        self._map: mmap.mmap | None = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
         self.data: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
         heed_forks(self)
 
@@ -104,13 +104,18 @@ class MappedFile:
         """Give the pages from byte `begin` on back to the system, which reads them again if used. A copy is kept."""
         begin += -begin % mmap.PAGESIZE
         with self._lock:
-            if begin < len(self._map) and not self._private and hasattr(mmap, "MADV_DONTNEED"):
+            if self._map is None or self._private or not hasattr(mmap, "MADV_DONTNEED"):
+                return
+            if begin < len(self._map):
                 self._map.madvise(mmap.MADV_DONTNEED, begin)
 
     def close(self) -> None:
-        """Close the file. The mapping ends with the last view of `data`."""
+        """Close the file. The mapping, which has a handle of its own, ends with the last view of `data`.
+
+        This object does not keep it: its owner may be garbage that Python finds minutes later, in cycles.
+        """
         with self._lock:
-            self.data = np.zeros(0, np.uint8)
+            self.data, self._map = np.zeros(0, np.uint8), None
             if self._leased:
                 self._end_lease()  # closing alone would not end it: the mapping has its own handle
             if self._fd >= 0:
@@ -121,7 +126,7 @@ class MappedFile:
         """Replace the mapping by a copy of itself at the same address, in one system call: inferences may run."""
         libc = ctypes.CDLL(None, use_errno=True)
         libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
-        nbytes = len(self._map)
+        nbytes = self.data.nbytes
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         protection = mmap.PROT_READ | mmap.PROT_WRITE
         # not mmap.mmap: when it ends, that object would unmap an address that has another owner by then

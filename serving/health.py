@@ -95,4 +95,4 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # g
             await asyncio.sleep(POLL_S)
 
     def _status_for(self, watcher: _Watcher) -> int:
-        return UNKNOWN if watcher.service is None else self._statuses.get(watcher.service, UNKNOWN)
+        return int(UNKNOWN if watcher.service is None else self._statuses.get(watcher.service, UNKNOWN))

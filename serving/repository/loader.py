@@ -13,7 +13,7 @@ from nested_sparse.excerpt import excerpt
 from nested_sparse.runtime.profiling import ProfileStore
 from nested_sparse.runtime.resources import Governor
 from nested_sparse.runtime.scheduling import Device
-from nested_sparse.runtime.session import Session
+from nested_sparse.runtime.session import Session, return_freed
 
 from ..load import ModelConfig, load_model
 from ..served_model import VERSION, ServedModel
@@ -38,6 +38,7 @@ class Loaded:
         if self.model.engine.stats().stuck:
             return False
         self.session.close()
+        return_freed()  # else a server keeps the memory of the most versions that were ever open at once
         return True
 
 

@@ -108,3 +108,21 @@ def test_written_to_before_the_guard(path: Path) -> None:
     with pytest.raises(CheckpointError, match="while it was being opened"):
         file.guard()
     assert write(path, "rewrite").wait(60) == 0
+
+
+def is_mapped(path: Path) -> bool:
+    return str(path) in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system has no /proc/self/maps")
+def test_a_closed_file_keeps_no_mapping_but_for_its_views(path: Path) -> None:
+    """Also while something still holds it, as garbage in a cycle does until Python finds it."""
+    file = mapped(path)
+    view = file.data[4096:]
+    file.close()
+    assert is_mapped(path)
+    assert view.tobytes() == BYTES[4096:]
+    del view
+    assert not is_mapped(path)
+    file.release(0)
+    assert not file.poll()

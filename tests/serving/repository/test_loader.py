@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,19 @@ def test_a_model_is_loaded_under_its_name_and_closed() -> None:
     assert governor._watched == []
     with pytest.raises(Exception, match="closed"):
         session.run(random_inputs(session.inputs, 1))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system has no /proc/self/maps")
+def test_a_closed_model_keeps_no_file(tmp_path: Path) -> None:
+    """Neither mapped nor open, though its scheduler refers to itself and is garbage that Python finds later."""
+    path = tmp_path / "model.safetensors"
+    shutil.copy(EXAMPLE, path)
+    loaded = Loader(config).load(path, "net", "7")
+    inputs = random_inputs(loaded.session.inputs, 1)
+    assert loaded.model.engine.submit(Request(inputs)).result(60).level.index == 0
+    assert str(path) in Path("/proc/self/maps").read_text()
+    assert loaded.close(5.0)
+    assert str(path) not in Path("/proc/self/maps").read_text()
 
 
 def test_a_file_of_the_command_line_has_its_own_name() -> None:
