@@ -194,3 +194,31 @@ def test_keys_that_torch_broadcasts(tmp_path: Path, heads: int, batch: int) -> N
     assert "ScaledDotProductAttention" not in operators(path)
     for got, expected in answers(net, path, (torch.randn(3, 5, WIDTH),)):
         np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+class Packed(nn.Module):
+    """torch's module, called as most callers do: its weights are asked for, and perhaps dropped."""
+
+    def __init__(self, kept: bool) -> None:
+        super().__init__()
+        self.attention, self.kept = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True), kept
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        y, weights = self.attention(x, x, x)
+        return (y, weights) if self.kept else y
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_weights_that_a_caller_drops_cost_nothing(tmp_path: Path, kept: bool) -> None:
+    net = nest(Packed(kept).eval(), densities=(0.2, 0.6), pattern="block4x1")
+    path = export(net, (torch.randn(2, 5, WIDTH),), tmp_path / "net.safetensors", output_names=("y", "w")[: 1 + kept])
+    found = operators(path)
+    assert found["ScaledDotProductAttention"] == 1
+    assert found["Softmax"] == kept
+    x = torch.randn(3, 5, WIDTH)
+    with Session(path, threads=1) as session, torch.no_grad():
+        for level in session.levels:
+            net.set_level(level.index)
+            got, expected = session.run({"input": x.numpy()}, level.index), net(x)
+            for name, each in zip(("y", "w"), expected if kept else (expected,), strict=False):
+                np.testing.assert_allclose(got[name], each.numpy(), atol=1e-5)
