@@ -104,8 +104,9 @@ def _operator() -> Any:
 def _nodes(query: Any, key: Any, value: Any, mask: Any, is_causal: bool, factor: float | None, enable_gqa: bool) -> Any:
     """Attention by nodes of ONNX. mask: of floats, or None. factor: of the scores; None where the width is free."""
     *outer, last_but_one, last = range(len(key.shape))
-    if enable_gqa and query.shape[-3] != key.shape[-3]:
-        key, value = (_for_every_head(each, query.shape[-3]) for each in (key, value))
+    if enable_gqa:  # torch lets keys have other heads than values
+        heads = query.shape[-3]
+        key, value = (each if each.shape[-3] == heads else _for_every_head(each, heads) for each in (key, value))
     keys = op.Transpose(key, perm=[*outer, last, last_but_one])
     scores = op.MatMul(op.Mul(query, _scale(query, factor)), keys)
     if is_causal:

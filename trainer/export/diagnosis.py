@@ -44,10 +44,10 @@ def diagnosis(model: nn.Module, call: ForwardCall, answers: Answers, tolerance: 
     with preserved(model) as state:
         with _watched(model) as seen:
             call.answer(model, tensors)
-        if seen:
+        if seen.random:
             return (
-                f"the model is not deterministic: {seen[0]} in eval mode, and a file draws other numbers than torch; "
-                "draw only where self.training holds, or make the numbers an input"
+                f"the model is not deterministic: {seen.random} in eval mode, and a file draws other numbers than "
+                "torch; draw only where self.training holds, or make the numbers an input"
             )
         state.restore()
         first = _arrays(call.answer(model, tensors))
@@ -59,7 +59,7 @@ def diagnosis(model: nn.Module, call: ForwardCall, answers: Answers, tolerance: 
                 "largest magnitude; make forward depend on its inputs alone"
             )
         state.restore()
-        return _no_numbers(answers) or _conditioning(model, call, answers)
+        return _no_numbers(answers) or seen.narrow or _conditioning(model, call, answers)
 
 
 def _no_numbers(answers: Answers) -> str:
@@ -128,22 +128,42 @@ def _arrays(answer: Sequence[tuple[Any, Tensor]]) -> list[NDArray[Any]]:
 
 
 @contextmanager
-def _watched(model: nn.Module) -> Iterator[list[str]]:
-    """Context that records, in words, each operation of `model` that draws random numbers."""
-    with module_stack(model) as active, _Random(model, active) as random:
-        yield random.found
+def _watched(model: nn.Module) -> Iterator[_Watch]:
+    with module_stack(model) as active, _Watch(model, active) as watch:
+        yield watch
 
 
-class _Random(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the first operation of `model` that draws random numbers, and the first one below float32, in words."""
+
     def __init__(self, model: nn.Module, active: Sequence[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._model, self._active = model, active
-        self.found: list[str] = []
+        self.random = self.narrow = ""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            where = named(self._model, self._active[-1] if self._active else "")
-            self.found.append(f"{where} draws random numbers ({func})")
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        where = named(self._model, self._active[-1] if self._active else "")
+        if not self.random and _draws(func, args, kwargs or {}):
+            self.random = f"{where} draws random numbers ({func})"
+        made = result[0] if isinstance(result, tuple) and result else result
+        if not self.narrow and isinstance(made, Tensor) and made.dtype in (torch.float16, torch.bfloat16):
+            dtype = str(made.dtype).removeprefix("torch.")
+            self.narrow = (
+                f"{where} computes in {dtype} ({func}), where torch and the file round at different places; compute in "
+                "float32, or raise `tolerance`"
+            )
+        return result
+
+
+def _draws(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether an operation draws random numbers. Attention has torch's tag for its dropout, which it mostly lacks."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    for place, each in enumerate(func._schema.arguments):
+        if each.name == "dropout_p":
+            given = args[place] if place < len(args) else each.default_value
+            return bool(kwargs.get(each.name, given) > 0)
+    return True

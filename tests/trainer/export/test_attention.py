@@ -196,6 +196,26 @@ def test_keys_that_torch_broadcasts(tmp_path: Path, heads: int, batch: int) -> N
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
+class Unequal(nn.Module):
+    """As many heads of keys as of queries, and fewer of values, as torch allows it with enable_gqa."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(WIDTH, 5 * WIDTH // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.first(x).split([WIDTH, WIDTH, WIDTH // 2], -1)
+        query, key, value = (each.unflatten(-1, (-1, 8)).transpose(1, 2) for each in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+
+
+def test_values_may_have_fewer_heads_than_keys(tmp_path: Path) -> None:
+    net = nest(Unequal().eval(), densities=(0.2, 0.6), pattern="block4x1")
+    path = export(net, (torch.randn(2, 5, WIDTH),), tmp_path / "net.safetensors")
+    for got, expected in answers(net, path, (torch.randn(3, 5, WIDTH),)):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
 class Packed(nn.Module):
     """torch's module, called as most callers do: its weights are asked for, and perhaps dropped."""
 

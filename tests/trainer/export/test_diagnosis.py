@@ -64,6 +64,14 @@ class Autocasts(nn.Module):
             return (x @ self.project).float()
 
 
+class AttendsInHalf(nn.Module):
+    """A module with attention in float16, which torch marks as random for a dropout that it does not have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = x.reshape(-1, 1, 4, 2).half()
+        return 30 * F.scaled_dot_product_attention(heads, heads, heads).float().reshape(-1, 8)
+
+
 class Amplifies(nn.Module):
     """A module that amplifies rounding: float32 cannot represent a large angle well enough for its sine."""
 
@@ -98,6 +106,10 @@ def exported(odd: nn.Module, folder: Path) -> None:
         (Seeds(), r"not deterministic: module 'odd' \(Seeds\) draws random numbers \(aten\.rand_like"),
         (TossesACoin(), r"not deterministic: two runs of torch on the same inputs differ by"),
         (Autocasts(), r"module 'odd' \(Autocasts\) computes under autocast.*leave autocast out of forward"),
+        (
+            AttendsInHalf(),
+            r"module 'odd' \(AttendsInHalf\) computes in float16 .*compute in float32, or raise `tolerance`",
+        ),
         (Accumulates(), r"keeps state between calls: it changes 'odd\.total'"),
     ],
 )
