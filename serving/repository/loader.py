@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,7 +38,6 @@ class Loaded:
         if self.model.engine.stats().stuck:
             return False
         self.session.close()
-        gc.collect()  # the scheduler refers to itself, and the collector would find it dozens of versions later
         return_freed()  # else a server keeps the memory of the most versions that were ever open at once
         return True
 

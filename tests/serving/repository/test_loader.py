@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
-import weakref
 from pathlib import Path
 
 import pytest
@@ -53,20 +51,6 @@ def test_a_closed_model_keeps_no_file(tmp_path: Path) -> None:
     assert str(path) in Path("/proc/self/maps").read_text()
     assert loaded.close(5.0)
     assert str(path) not in Path("/proc/self/maps").read_text()
-
-
-def test_of_a_closed_model_nothing_is_left() -> None:
-    """When the next one is closed. Its scheduler refers to itself, so that the count of references does not end it."""
-    loaded = Loader(config).load(EXAMPLE, "net", "7")
-    engine, session = weakref.ref(loaded.model.engine), weakref.ref(loaded.session)
-    assert loaded.close(5.0)
-    del loaded
-    gc.disable()
-    try:
-        Loader(config).load(EXAMPLE, "net", "8").close(5.0)
-        assert engine() is session() is None
-    finally:
-        gc.enable()
 
 
 def test_a_file_of_the_command_line_has_its_own_name() -> None:

@@ -43,8 +43,8 @@ class Served:
         return [model.version for model in self.dataplane.versions(name)]
 
     async def ended(self) -> None:
-        """Wait until nothing is unloading."""
-        while any(entry.state == "UNLOADING" for entry in await self.repository.unserved()):
+        """Wait until no version is being closed."""
+        while self.repository._ending:
             await asyncio.sleep(0.001)
 
 
