@@ -116,19 +116,19 @@ const float* panels_of(const HeadArgs& args, int64_t panel) {
   return panels;
 }
 
-// The values of a head in rows of whole vectors.
-void pad_values(HeadArgs& args, int64_t lanes) {
-  args.padded_v = args.v;
-  args.padded_v_pitch = args.v_pitch;
+// Sets the values of a head: `v` itself where its rows are whole vectors, else a copy with zeros behind each.
+void set_values(HeadArgs& args, const float* v, int64_t pitch, int64_t lanes) {
+  args.v = v;
+  args.v_pitch = pitch;
   if (args.value_width % lanes == 0) return;
-  args.padded_v_pitch = round_up(args.value_width, lanes);
-  float* const values = scratch(Purpose::values, args.keys * args.padded_v_pitch);
+  args.v_pitch = round_up(args.value_width, lanes);
+  float* const values = scratch(Purpose::values, args.keys * args.v_pitch);
   for (int64_t i = 0; i < args.keys; ++i) {
-    float* const to = values + i * args.padded_v_pitch;
-    std::copy_n(args.v + i * args.v_pitch, args.value_width, to);
-    std::fill(to + args.value_width, to + args.padded_v_pitch, 0.0F);
+    float* const to = values + i * args.v_pitch;
+    std::copy_n(v + i * pitch, args.value_width, to);
+    std::fill(to + args.value_width, to + args.v_pitch, 0.0F);
   }
-  args.padded_v = values;
+  args.v = values;
 }
 
 }  // namespace
@@ -191,7 +191,6 @@ void ScaledDotProductAttention::compute(const ort::Context& context) const {
     HeadArgs args{};
     args.q_pitch = q.step[kPosition];
     args.k_pitch = k.step[kPosition];
-    args.v_pitch = v.step[kPosition];
     args.y_pitch = out.step[kPosition];
     args.keys = keys;
     args.width = q.width;
@@ -212,9 +211,8 @@ void ScaledDotProductAttention::compute(const ort::Context& context) const {
       const float* const k_head = k.head(batch, head / shared);
       if (k_head != args.k) {
         args.k = k_head;
-        args.v = v.head(batch, head / shared);
         if (packed) args.panels = panels_of(args, loops_.panel);
-        pad_values(args, loops_.lanes);
+        set_values(args, v.head(batch, head / shared), v.step[kPosition], loops_.lanes);
       }
       const auto& run = packed ? loops_.packed : loops_.single;
       run(args, (begin - index * strips) * strip, std::min(queries, (end - index * strips) * strip));

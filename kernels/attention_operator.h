@@ -5,8 +5,9 @@
 // head and position, the last axis has the values of a head; q_place, k_place, v_place: the index on the fourth of a
 // tensor's outer axes, so that one packed projection can be all three (FORMAT.md).
 //
-// With nodes of ONNX Runtime, a third of a small Transformer's time at 5.38 % went into the parting and transposing of
-// queries, keys and values, and another into products and softmax with all scores in memory (docs/decisions/066).
+// With nodes of ONNX Runtime, a third of the time of the GPT in docs/families.md, at its sparsest level, went into the
+// parting and transposing of queries, keys and values, and a quarter into products and softmax with all scores in
+// memory (docs/decisions/066).
 #pragma once
 
 #include "attention/attention.h"

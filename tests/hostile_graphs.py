@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from chain import counting_chain, linear_chain
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.errors import CheckpointError
+from nested_sparse.graph.check import check_graph
 from nested_sparse.placement import LayerPlacement
 from nested_sparse.writer import LayerRecord, LevelRecord, write_checkpoint
 
@@ -29,6 +33,17 @@ def write_hostile(path: Path, tamper: Tamper) -> Path:
         return graph if isinstance(graph, bytes) else bytes(model.SerializeToString())
 
     return write_graph(path, plain.records, build)
+
+
+def assert_refused(tamper: Tamper, message: str, folder: Path) -> None:
+    """The graph that `tamper` makes is refused; the error names the file and the problem, and repeats little of it."""
+    path = write_hostile(folder / "m.safetensors", tamper)
+    with Checkpoint.open(path) as checkpoint, pytest.raises(CheckpointError, match=message) as caught:
+        check_graph(checkpoint, checkpoint.graph())
+    text = str(caught.value)
+    assert text.startswith("m.safetensors: its graph ")
+    assert text.isprintable()
+    assert len(text) < 1000
 
 
 def write_graph(path: Path, records: Sequence[LayerRecord], build: Callable[..., bytes]) -> Path:

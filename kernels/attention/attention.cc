@@ -1,8 +1,6 @@
 #include "attention.h"
 
-#include <stdexcept>
-#include <string>
-
+#include "../find_loops.h"
 #include "../kernels.h"
 
 namespace nested_sparse {
@@ -16,10 +14,7 @@ constexpr const HeadLoops* kLoops[] = {
 }  // namespace
 
 const HeadLoops& find_attention(Isa isa) {
-  for (const HeadLoops* loops : kLoops) {
-    if (loops->isa == isa) return *loops;
-  }
-  throw std::invalid_argument(std::string("no loops over heads for ") + isa_name(isa));
+  return find_loops(kLoops, isa, "heads");
 }
 
 }  // namespace nested_sparse

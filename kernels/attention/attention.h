@@ -14,7 +14,7 @@ namespace nested_sparse {
 struct HeadArgs {
   const float* q;  // [queries, width]
   const float* k;  // [keys, width]
-  const float* v;  // [keys, value_width]
+  const float* v;  // [keys, value_width rounded up to whole vectors]
   float* y;        // [queries, value_width]
   int64_t q_pitch;
   int64_t k_pitch;
@@ -32,10 +32,7 @@ struct HeadArgs {
   // Where several queries read the same keys: these transposed, in panels. Panel p holds, for each of `width`, the
   // values of the keys p panel .. (p + 1) panel - 1, zeros where there are no such keys. Null: none.
   const float* panels;
-  // The values in rows of whole vectors, with zeros behind them; `v` itself where its rows are such.
-  const float* padded_v;
-  int64_t padded_v_pitch;
-  float* scores;  // room for `strip` rows of scores_pitch(keys)
+  float* scores;  // room for `strip` rows of the keys of all panels
 };
 
 // Computes the queries begin .. end - 1.

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -32,7 +31,7 @@ struct Head {
   }
   static void store(float* to, Vec values) { std::memcpy(to, &values, sizeof values); }
 
-  // The lanes of each of `rows` vectors joined. Row by row, each would wait for the one before.
+  // The lanes of each of kCount vectors joined. Row by row, each would wait for the one before.
   template <int kCount, class Join>
   static void join_lanes(const Vec (&values)[kCount], const Join& join, float (&to)[kCount]) {
     alignas(sizeof(Vec)) float lanes[kCount][kLanes];
@@ -155,8 +154,8 @@ struct Head {
   static void mix(const HeadArgs& args, const float* weights, int64_t pitch, int64_t keys, const float* inverse,
                   int64_t at, int64_t row, int64_t rows) {
     Vec sums[kCount][kWide] = {};
-    const float* v = args.padded_v + at;
-    for (int64_t t = 0; t < keys; ++t, v += args.padded_v_pitch) {
+    const float* v = args.v + at;
+    for (int64_t t = 0; t < keys; ++t, v += args.v_pitch) {
       Vec values[kWide];
 #pragma GCC unroll 8
       for (int j = 0; j < kWide; ++j) values[j] = load(v + j * kLanes);

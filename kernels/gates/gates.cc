@@ -1,8 +1,6 @@
 #include "gates.h"
 
-#include <stdexcept>
-#include <string>
-
+#include "../find_loops.h"
 #include "../kernels.h"
 
 namespace nested_sparse {
@@ -16,10 +14,7 @@ constexpr const GateLoops* kGates[] = {
 }  // namespace
 
 const GateLoops& find_gates(Isa isa) {
-  for (const GateLoops* loops : kGates) {
-    if (loops->isa == isa) return *loops;
-  }
-  throw std::invalid_argument(std::string("no loops over gates for ") + isa_name(isa));
+  return find_loops(kGates, isa, "gates");
 }
 
 }  // namespace nested_sparse

@@ -39,21 +39,6 @@ def test_free_sizes_are_read_back_and_ask_for_a_version(tmp_path: Path) -> None:
             assert (checkpoint.inputs[0].batch_axis, checkpoint.outputs[0].free) == (0, ())
 
 
-def test_readers_older_than_attention_say_that_a_file_is_newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its version, which a graph with that operator asks for; a slice, which has the same graph, keeps it."""
-    path, cut = tmp_path / "model.safetensors", tmp_path / "slice.safetensors"
-    write_small_checkpoint(path)
-    forge(path, lambda metadata, tensors: metadata.update(format_version=7))
-    slice_checkpoint(path, 1, cut)
-    for each in (path, cut):
-        with Checkpoint.open(each) as checkpoint:
-            assert checkpoint.metadata.format_version == 7
-    monkeypatch.setattr("nested_sparse.metadata.FORMAT_VERSIONS", (1, 2, 3, 4, 5, 6))
-    for each in (path, cut):
-        with pytest.raises(CheckpointError, match=r"format version 7, this package reads .* upgrade nested-sparse"):
-            Checkpoint.open(each)
-
-
 def test_a_written_checkpoint_is_read_back(tmp_path: Path) -> None:
     """Values, masks, norms, permutation, levels, specs and graph survive."""
     path = tmp_path / "model.safetensors"

@@ -31,6 +31,8 @@ from nested_sparse.graph.contract import (
     Y_AXES,
 )
 
+from .nodes import same_size
+
 op: Any = opset18  # its types know no values of a graph that is traced
 own: Any = Opset(DOMAIN, DOMAIN_VERSION)
 _HEADS_FIRST = [0, 1, 2]
@@ -67,9 +69,8 @@ def _has_heads(query: Any, key: Any, value: Any, mask: Any, groups: bool) -> boo
     heads, of_keys, of_values = (each.shape[1] for each in operands)
     if not all(isinstance(each, int) for each in (heads, of_keys, of_values)) or of_keys != of_values:
         return False
-    return len({str(each.shape[0]) for each in operands}) == 1 and (
-        heads % of_keys == 0 if groups else heads == of_keys
-    )
+    fits = heads % of_keys == 0 if groups else heads == of_keys
+    return fits and all(same_size(query.shape[0], each.shape[0]) for each in operands)
 
 
 def _attributes(factor: float, is_causal: bool) -> dict[str, Any]:

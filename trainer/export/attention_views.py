@@ -1,8 +1,8 @@
 """Attention views: transposes and cuts in front of attention, and behind it, become attributes of the operator.
 
 A packed projection (N, L, 3, H, E) is then all three inputs of the operator, which reads each part where it lies. Keys
-and values that are repeated for several heads are read once. As nodes, these steps took a third of a small
-Transformer's time at 5.38 % (docs/decisions/066).
+and values that are repeated for several heads are read once. As nodes, these steps took a third of the time of the GPT
+in docs/families.md at its sparsest level (docs/decisions/066).
 """
 
 from __future__ import annotations

@@ -129,6 +129,7 @@ def _arrays(answer: Sequence[tuple[Any, Tensor]]) -> list[NDArray[Any]]:
 
 @contextmanager
 def _watched(model: nn.Module) -> Iterator[_Watch]:
+    """Context whose operations of `model` are noted."""
     with module_stack(model) as active, _Watch(model, active) as watch:
         yield watch
 
@@ -145,17 +146,19 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        where = named(self._model, self._active[-1] if self._active else "")
         if not self.random and _draws(func, args, kwargs or {}):
-            self.random = f"{where} draws random numbers ({func})"
+            self.random = f"{self._where()} draws random numbers ({func})"
         made = result[0] if isinstance(result, tuple) and result else result
         if not self.narrow and isinstance(made, Tensor) and made.dtype in (torch.float16, torch.bfloat16):
             dtype = str(made.dtype).removeprefix("torch.")
             self.narrow = (
-                f"{where} computes in {dtype} ({func}), where torch and the file round at different places; compute in "
-                "float32, or raise `tolerance`"
+                f"{self._where()} computes in {dtype} ({func}), where torch and the file round at different places; "
+                "compute in float32, or raise `tolerance`"
             )
         return result
+
+    def _where(self) -> str:
+        return named(self._model, self._active[-1] if self._active else "")
 
 
 def _draws(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:

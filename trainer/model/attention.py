@@ -56,7 +56,7 @@ class ProjectedAttention(nn.MultiheadAttention):
             weights = F.dropout(weights, dropout) if dropout else weights
             # in a file the weights, which most callers drop, are then no part of the answer; a mask that closes every
             # key makes it NaN here, as in torch, and 0 there
-            fused = mask is None and torch.compiler.is_exporting()
+            fused = mask is None and not dropout and torch.compiler.is_exporting()
             answer = F.scaled_dot_product_attention(q, k, v) if fused else weights @ v
             weights = weights.mean(dim=1) if average_attn_weights else weights
             weights = weights if batched else weights.squeeze(0)

@@ -1,8 +1,6 @@
 #include "pixels8.h"
 
-#include <stdexcept>
-#include <string>
-
+#include "../../find_loops.h"
 #include "../../kernels.h"
 
 namespace nested_sparse {
@@ -16,10 +14,7 @@ constexpr const PixelLoops* kPixelLoops[] = {
 }  // namespace
 
 const PixelLoops& find_pixel_loops(Isa isa) {
-  for (const PixelLoops* loops : kPixelLoops) {
-    if (loops->isa == isa) return *loops;
-  }
-  throw std::invalid_argument(std::string("no loops over pixels for ") + isa_name(isa));
+  return find_loops(kPixelLoops, isa, "pixels");
 }
 
 }  // namespace nested_sparse

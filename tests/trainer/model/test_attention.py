@@ -264,3 +264,12 @@ def test_post_training_sees_the_inputs_of_every_projection() -> None:
         with torch.no_grad():
             errors.append(float((net.eval()(x) - model(x)).square().mean()))
     assert errors[0] < errors[1]
+
+
+def test_an_export_in_training_keeps_its_dropout() -> None:
+    """torch.export of a net in train mode: where all is dropped, the answer is the last bias."""
+    net = nest(nn.Sequential(attention(dropout=1.0)), densities=(1.0,))
+    module = net.model[0].train()
+    x = torch.randn(BATCH, QUERIES, WIDTH)
+    answer, _ = torch.export.export(module, (x, x, x)).module()(x, x, x)
+    torch.testing.assert_close(answer, module.out_proj.bias.expand_as(answer).detach(), check_stride=False)
