@@ -1,4 +1,4 @@
-"""Attention nodes that cannot say where heads lie are refused, as other graphs are; and the version of their files."""
+"""Heads: attention nodes that cannot say where heads lie, and the version of the files of those that can."""
 
 from __future__ import annotations
 
