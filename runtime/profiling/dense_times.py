@@ -75,7 +75,7 @@ def measure_dense(
     images change their form; the two of a recurrent layer are dense together. Then whole networks are measured in
     turns: all layers sparse, those dense that are slower than dense at the last of DENSITIES, and the plain network.
     Where the mixed one takes longer than the layers' times say, each of its dense layers gets an equal part of the
-    difference.
+    difference; the two of a recurrent layer get theirs together, each by its weights.
     costs: of the layers, by name. folder: for copies. pattern: of the sparse layers; "" is each layer's own. batch:
         samples of a run.
     """
@@ -92,13 +92,13 @@ def measure_dense(
             measured_ms = _layers_ms(runs, copies, chosen)
             layers_ms |= _divided(measured_ms, [unit for unit in half if unit[-1] in measured_ms], costs)
     last = len(checkpoint.levels) - 1
-    slower = [
-        name
+    slower_units = [
+        unit
         for unit in units
         if unit[-1] in layers_ms
         and sum(copies.sparse_ms(costs[name], name, last) - layers_ms[name] for name in unit) > 0
-        for name in unit
     ]
+    slower = [name for unit in slower_units for name in unit]
     checks = _compared(copies, slower, set(names) == set(costs), batch, repeats, threads, spin)
     excess_ms = [
         check.mixed_ms
@@ -107,8 +107,10 @@ def measure_dense(
         for level, check in enumerate(checks)
         if check.mixed_ms is not None
     ]
-    for name in slower if excess_ms else ():
-        layers_ms[name] += max(0.0, statistics.median(excess_ms)) / len(slower)
+    if excess_ms:
+        part_ms = max(0.0, statistics.median(excess_ms)) / len(slower)
+        more_ms = _divided({unit[-1]: part_ms * len(unit) for unit in slower_units}, slower_units, costs)
+        layers_ms |= {name: layers_ms[name] + more_ms[name] for name in slower}
     network_ms = checks[0].dense_ms
     if len(units) == 1 and network_ms is not None:
         layers_ms = _divided({units[0][-1]: network_ms}, units, costs)
