@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 from nested_sparse.errors import NotFoundError, StuckError, UnavailableError
@@ -110,8 +111,12 @@ class Dataplane:
             raise StuckError(f"An inference of {model.name!r} is stuck; send the request to another server.")
         wanted_outputs(call.outputs, model.outputs)  # before the run: nothing is computed for a wrong name
         submitted = model.engine.submit(call.request)
-        if submitted.done():
-            return submitted.result()
+        try:
+            return submitted.result() if submitted.done() else await self._answer(model, submitted)
+        finally:
+            del submitted  # it holds its error, whose traceback holds this frame and with it the request
+
+    async def _answer(self, model: ServedModel, submitted: Future[Response]) -> Response:
         running = asyncio.wrap_future(submitted)
         self._running.add(running)
         self._idle.clear()
@@ -127,6 +132,7 @@ class Dataplane:
             self._running.discard(running)
             if not self._running:
                 self._idle.set()
+            del submitted, running  # as in infer()
 
     async def drain(self, grace_s: float) -> bool:
         """Take no more calls, wait at most `grace_s` for the running ones, and cancel those that last longer.

@@ -95,6 +95,7 @@ def answered(
             return await method(await read(data), context)
         except Exception as error:
             ending = ending_of(error, method.__name__)
+        del data  # gRPC keeps the abort, whose traceback has this frame, until Python's garbage collector finds it
         # outside of `except`: otherwise the traceback of the abort would name the error as its context
         await ending.send(context)
 

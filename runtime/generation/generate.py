@@ -112,9 +112,12 @@ class Generator:
 
     def _run(self, request: Request) -> Response:
         future: Future[Response] = self._scheduler.submit(request)
-        while not future.done():
-            self._scheduler.serve_next()
-        return future.result()
+        try:
+            while not future.done():
+                self._scheduler.serve_next()
+            return future.result()
+        finally:
+            del future  # it holds its error, whose traceback holds this frame and with it the request
 
 
 def generate(session: Session, prompt: str | bytes, **asked: Any) -> Iterator[Token]:

@@ -23,7 +23,7 @@ from .runner import Runner
 Outputs = dict[str, Array]
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Job:
     """A request that was taken in.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ..policy import Decision
 from ..session import Watchdog, stuck_after_s
 from .job import Job
+from .weakly import weakly
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +38,7 @@ class RunningJobs:
     def __init__(self, on_stuck: Callable[[Turn, float], None] | None, clock: Callable[[], float]) -> None:
         self._turns: set[Turn] = set()
         self._on_stuck = on_stuck
-        self._watchdog = None if on_stuck is None else Watchdog(self._overdue, clock)
+        self._watchdog = None if on_stuck is None else Watchdog(weakly(self._overdue), clock)
 
     @property
     def stuck_count(self) -> int:

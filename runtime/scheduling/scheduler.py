@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
+from weakref import ref
 
 from nested_sparse.argument import finite, real, whole
 from nested_sparse.errors import InputError, StuckError, UnavailableError
@@ -19,6 +21,7 @@ from ..policy import Decision, LevelPolicy
 from ..profiling import LatencyProfile
 from ..resources import ResourceMonitor
 from ..session import Guard
+from .bare_error import bare
 from .device import Device
 from .dispatcher import Dispatcher
 from .execution import Executor
@@ -30,6 +33,7 @@ from .run_counts import RunCounts
 from .runner import Runner
 from .running_jobs import RunningJobs, Turn
 from .stats import SchedulerStats
+from .weakly import weakly
 
 MAX_WORKERS = 4096
 REPLY_MARGIN_MS = 2.0
@@ -94,13 +98,13 @@ class Scheduler:
         self._refusals = Refusals(profile, self._terms)
         self._clock = clock
         self._executor = Executor(session, profile, clock, guard)
-        self._queue = JobQueue(max_queue, self._on_due if workers else None, clock, default_slo_ms / 1e3)
+        self._queue = JobQueue(max_queue, weakly(self._on_due) if workers else None, clock, default_slo_ms / 1e3)
         self._workers = max(workers, 1)
         self._device = Device(self._workers) if device is None else device
         self._turn = threading.Condition(self._device.lock)  # the workers wait on it, and close() does
         self._closing = self._inherited = False
         self._counts = RunCounts()
-        self._running = RunningJobs(self._on_stuck if workers else None, clock)
+        self._running = RunningJobs(weakly(self._on_stuck) if workers else None, clock)
         self._dispatcher = Dispatcher(
             session.name,
             policy,
@@ -113,7 +117,7 @@ class Scheduler:
             workers=self._workers,
             priority=whole("priority", priority, -sys.maxsize),
             clock=clock,
-            wake=self._wake,
+            wake=weakly(self._wake),
         )
         with self._device.lock:
             self._device.join(self._dispatcher)
@@ -141,10 +145,10 @@ class Scheduler:
             job = make_job(self._session, request, future, self._terms, self._clock())
             turn = self._admit(job)
         except Exception as error:  # our own errors, or a fault of the pluggable policy
-            future.set_exception(error)
+            future.set_exception(bare(error))
             return future
         if turn is None:
-            future.add_done_callback(lambda done: self._forget(job) if done.cancelled() else None)
+            future.add_done_callback(partial(self._done_with, ref(job)))
         else:
             self._serve((), turn)
         return future
@@ -324,7 +328,7 @@ class Scheduler:
     def _failed_run(self, turn: Turn, decision: Decision, level: int, error: Exception) -> None:
         """Answer a job with the error of its run. The jobs of a batch run again alone: one of them may be at fault."""
         if len(turn.jobs) == 1:
-            turn.jobs[0].future.set_exception(error)
+            turn.jobs[0].future.set_exception(bare(error))
             return
         for job in turn.jobs:
             if job.waiting.deadline_s <= self._clock():
@@ -343,16 +347,26 @@ class Scheduler:
                     return
                 taken = self._take()
             self._serve(*taken)
+            del taken  # a worker that waits keeps no request
 
     @property
     def _done(self) -> bool:
         return self._closing and not len(self._queue)
 
-    def _forget(self, job: Job) -> None:
-        """Free the place in the queue of a job that its client has cancelled."""
+    def _done_with(self, job_of: ref[Job], done: Future[Response]) -> None:
+        """Free the place in the queue of a job that its client has cancelled.
+
+        job_of: gives the job, which the future may not hold: the job holds the future.
+        """
+        job = job_of() if done.cancelled() else None
+        if job is None:
+            return
         with self._device.lock:
-            if self._queue.leave(job):
+            waited = self._queue.leave(job)
+            if waited:
                 self._pass_on()
+        if waited:
+            done.set_running_or_notify_cancel()  # or concurrent.futures.wait() would wait on
 
     def _pass_on(self) -> None:
         """Wake those that may go on, after requests have left the queue: the model that is next now, or close()."""

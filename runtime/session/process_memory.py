@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import mmap
 from pathlib import Path
 
@@ -50,4 +51,10 @@ def anonymous_bytes() -> int | None:
 def return_freed() -> None:
     """Give back to the system the memory that was freed and kept for later allocations, if the C library can."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+        _c_library().malloc_trim(ctypes.c_size_t(0))
+
+
+@functools.cache
+def _c_library() -> ctypes.CDLL:
+    """The C library; opened once, because each opening makes a class, which waits for the garbage collector."""
+    return ctypes.CDLL(None)

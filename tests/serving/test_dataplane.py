@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -131,3 +134,31 @@ def test_drain_gives_up_after_the_grace(model):
         return finished
 
     assert asyncio.run(run()) is False
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_refused_request_is_gone_without_a_garbage_collection(model, monkeypatch, later):
+    """Its inputs may be large: a client whose requests are refused must not fill the memory until Python collects."""
+    futures = [Future()]
+    monkeypatch.setattr(model.engine, "submit", lambda request: futures[0])
+    if not later:
+        futures[0].set_exception(OverloadedError("full", 5.0))
+    refused = call()
+    inputs = weakref.ref(refused.request.inputs["x"])
+
+    async def run(refused):
+        asked = asyncio.create_task(Dataplane([model]).infer(model, refused))
+        await asyncio.sleep(0)
+        if later:
+            futures[0].set_exception(OverloadedError("full", 5.0))
+        (error,) = await asyncio.gather(asked, return_exceptions=True)
+        return type(error)
+
+    gc.disable()
+    try:
+        assert asyncio.run(run(refused)) is OverloadedError
+        futures.clear()
+        del refused
+        assert inputs() is None
+    finally:
+        gc.enable()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_sessions import GatedSession
 
-from nested_sparse.errors import StuckError, UnavailableError
+from nested_sparse.errors import InputError, OverloadedError, StuckError, UnavailableError
 from nested_sparse.runtime.policy.elastic import ElasticPolicy
 from nested_sparse.runtime.policy.fixed import FixedPolicy
 from nested_sparse.runtime.profiling.profile import LatencyProfile
@@ -55,6 +57,35 @@ def test_worker_thread_serves_and_close_drains(gated: GatedSession) -> None:
     closer.join(20)
     for future in futures:
         np.testing.assert_array_equal(future.result(0).outputs["y"], X["x"] * 2)
+
+
+@pytest.mark.parametrize("end", ["answered", "cancelled", "refused", "failed"])
+def test_an_ended_request_is_gone_without_a_garbage_collection(gated: GatedSession, end: str) -> None:
+    """Its inputs may be large, and a client that sends many must not fill the memory until Python collects."""
+    scheduler = threaded(gated, max_queue=1)
+    gc.disable()
+    try:
+        running = scheduler.submit(Request(X))
+        assert gated.entered.acquire(timeout=20)
+        inputs = np.ones((1, 3), np.float32)
+        if end == "refused":
+            scheduler.submit(Request(X))
+        future = scheduler.submit(Request({"x": inputs}))
+        if end == "cancelled":
+            assert future.cancel()
+        if end == "failed":
+            gated.fault = InputError("once")
+            gated.fault.__cause__ = ValueError("of the run")
+        gated.gate.release(2)
+        assert not wait([running, future], 20).not_done
+        errors = {"refused": OverloadedError, "failed": InputError}
+        assert type(future._exception) is errors.get(end, type(None))
+        scheduler.close()
+        known = weakref.ref(inputs)
+        del inputs, future
+        assert known() is None
+    finally:
+        gc.enable()
 
 
 def test_close_fails_the_rest_after_the_grace(gated: GatedSession) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
+from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
@@ -42,7 +45,7 @@ def test_a_model_is_loaded_under_its_name_and_closed() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system has no /proc/self/maps")
 def test_a_closed_model_keeps_no_file(tmp_path: Path) -> None:
-    """Neither mapped nor open, though its scheduler refers to itself and is garbage that Python finds later."""
+    """Neither mapped nor open."""
     path = tmp_path / "model.safetensors"
     shutil.copy(EXAMPLE, path)
     loaded = Loader(config).load(path, "net", "7")
@@ -51,6 +54,22 @@ def test_a_closed_model_keeps_no_file(tmp_path: Path) -> None:
     assert str(path) in Path("/proc/self/maps").read_text()
     assert loaded.close(5.0)
     assert str(path) not in Path("/proc/self/maps").read_text()
+
+
+def test_a_closed_model_is_gone_without_a_garbage_collection() -> None:
+    """Nothing of it refers to itself: a server that changes its versions does not grow until Python collects."""
+    loaded = Loader(config).load(EXAMPLE, "net", "7")
+    futures = [loaded.model.engine.submit(Request(random_inputs(loaded.session.inputs, 1))) for _ in range(8)]
+    futures[-1].cancel()
+    wait(futures, 60)
+    parts = weakref.ref(loaded.session), weakref.ref(loaded.model.engine)
+    gc.disable()
+    try:
+        assert loaded.close(5.0)
+        del loaded
+        assert [part() for part in parts] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_file_of_the_command_line_has_its_own_name() -> None:
