@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "round_up.h"
 #include "scratch.h"
-#include "transposition.h"
 
 namespace nested_sparse {
 namespace {
@@ -105,14 +105,15 @@ void check_sizes(const View& q, const View& k, const View& v) {
 }
 
 // The keys of a head in panels.
-const float* panels_of(const HeadArgs& args, int64_t panel) {
+const float* panels_of(const HeadArgs& args, int64_t panel, const TransposeLoops& transposition) {
   const int64_t padded = round_up(args.keys, panel);
   float* const panels = scratch(Purpose::input, padded * args.width);
   const int64_t last = (padded - panel) * args.width;
   if (padded != args.keys) std::fill(panels + last, panels + padded * args.width, 0.0F);
-  transpose(args.k, args.k_pitch, args.keys, args.width, [&](int64_t column, int64_t key, int64_t, Floats4 values) {
-    store_floats(panels + key / panel * panel * args.width + column * panel + key % panel, 4, values);
-  });
+  for (int64_t key = 0; key < args.keys; key += panel) {
+    transposition.pack({args.k + key * args.k_pitch, args.k_pitch, std::min(panel, args.keys - key), args.width,
+                        panels + key * args.width, panel});
+  }
   return panels;
 }
 
@@ -140,7 +141,8 @@ ScaledDotProductAttention::ScaledDotProductAttention(const ort::Attributes& attr
       y_(attributes, "y_axes", nullptr),
       scale_(attributes.real("scale")),
       causal_(read_choice(attributes, "causal", 0, 1, 0) == 1),
-      loops_(find_attention(isa_choice().isa)) {}
+      loops_(find_attention(isa_choice().isa)),
+      transposition_(find_transpose(isa_choice().isa)) {}
 
 HeadAxes::HeadAxes(const ort::Attributes& attributes, const char* axes, const char* place)
     : place(place == nullptr ? 0 : read_choice(attributes, place, 0, kMostPlaces, 0)) {
@@ -211,7 +213,7 @@ void ScaledDotProductAttention::compute(const ort::Context& context) const {
       const float* const k_head = k.head(batch, head / shared);
       if (k_head != args.k) {
         args.k = k_head;
-        if (packed) args.panels = panels_of(args, loops_.panel);
+        if (packed) args.panels = panels_of(args, loops_.panel, transposition_);
         set_values(args, v.head(batch, head / shared), v.step[kPosition], loops_.lanes);
       }
       const auto& run = packed ? loops_.packed : loops_.single;

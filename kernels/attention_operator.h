@@ -12,6 +12,7 @@
 
 #include "attention/attention.h"
 #include "operator.h"
+#include "transposition/transposition.h"
 
 namespace nested_sparse {
 
@@ -38,6 +39,7 @@ class ScaledDotProductAttention : public Operator {
   float scale_;
   bool causal_;
   const HeadLoops& loops_;
+  const TransposeLoops& transposition_;
 };
 
 }  // namespace nested_sparse

@@ -10,6 +10,7 @@
 #include "isa.h"
 #include "quantized/pixels8/pixels8.h"
 #include "spmm/spmm.h"
+#include "transposition/transposition.h"
 
 #define NESTED_SPARSE_LIST_SCALAR
 #if NESTED_SPARSE_X86
@@ -33,6 +34,7 @@ namespace nested_sparse {
 #define PIXELS8_KERNEL(isa, symbol) extern const PixelLoops symbol;
 #define GATES_KERNEL(isa, symbol) extern const GateLoops symbol;
 #define ATTENTION_KERNEL(isa, symbol) extern const HeadLoops symbol;
+#define TRANSPOSE_KERNEL(isa, symbol) extern const TransposeLoops symbol;
 #define ACTIVATE_KERNEL(isa, symbol, scale_symbol)             \
   void symbol(Activation activation, int64_t count, float* y); \
   void scale_symbol(int64_t count, const float* x, float scale, float shift, Clip bounds, float* y);

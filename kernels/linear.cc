@@ -21,10 +21,8 @@ void NestedLinear::compute(const ort::Context& context) const {
     run_rows(context, view, rows);
     activate(context, rows);
   } else {
-    run_transposed(context, rows, spmm_, [&](SpmmArgs& args) {
-      args.weight = view.weight;
-      multiply(context, args, view.blocks);
-    });
+    const double cost = static_cast<double>(view.blocks * weight_.block_rows());
+    run_transposed(context, rows, spmm_, {view.weight, weight_.spmm_groups(), weight_.kernel_rows(), cost, spmm_.spmm});
   }
 }
 
@@ -36,15 +34,6 @@ void NestedLinear::run_rows(const ort::Context& context, const WeightView& view,
     const GemvArgs args{view.weight, rows.x,     rows.residual,     rows.y,
                         clip_,       rows.count, weight_.columns(), weight_.rows()};
     gemv_.gemv(args, groups.begin, groups.end);
-  });
-}
-
-void NestedLinear::multiply(const ort::Context& context, const SpmmArgs& args, int64_t blocks) const {
-  const double cost = static_cast<double>(blocks * weight_.block_rows()) * static_cast<double>(args.pixels);
-  const int64_t tasks = task_count(weight_.spmm_groups(), cost, kMultiplyGrain);
-  context.parallel_for(tasks, [&](int64_t task) {
-    const Part groups = part_of(weight_.spmm_groups(), tasks, task);
-    spmm_.spmm(args, groups.begin, groups.end);
   });
 }
 

@@ -13,7 +13,6 @@ class NestedLinear : public LinearLayer {
  private:
   // For few rows: multiplies the sparse matrix by them as they lie.
   void run_rows(const ort::Context& context, const WeightView& view, const Rows& rows) const;
-  void multiply(const ort::Context& context, const SpmmArgs& args, int64_t blocks) const;
 
   int64_t transpose_from_;
   const KernelInfo& gemv_;

@@ -3,13 +3,16 @@
 #include <algorithm>
 #include <limits>
 
+#include "round_up.h"
 #include "scratch.h"
-#include "transposition.h"
 
 namespace nested_sparse {
 namespace {
 
-constexpr double kCopyGrain = 16384;  // floats transposed by a task
+constexpr double kMultiplyGrain = 200000;  // multiply-adds of a task
+constexpr double kCopyGrain = 16384;       // floats transposed by a task
+// Floats of the outputs that are computed before they are transposed, at most, so that they are still in L1 then.
+constexpr int64_t kPiece = 4096;
 
 }  // namespace
 
@@ -19,6 +22,9 @@ int64_t transpose_from(int32_t block_rows, int32_t banks) {
   if (find_gather(isa_choice().isa).shape.lanes < 16) return 8;
   return block_rows >= 16 ? 14 : block_rows == 8 ? 10 : 8;
 }
+
+LinearLayer::LinearLayer(const ort::Attributes& attributes)
+    : NestedOperator(attributes), transposition_(find_transpose(isa_choice().isa)), outputs_(attributes) {}
 
 LinearLayer::Rows LinearLayer::read_rows(const ort::Context& context) const {
   const auto x = context.input<float>(kX);
@@ -38,62 +44,67 @@ LinearLayer::Rows LinearLayer::rows_from(const Rows& rows, int64_t first, int64_
 }
 
 void LinearLayer::run_transposed(const ort::Context& context, const Rows& rows, const KernelInfo& spmm,
-                                 const std::function<void(SpmmArgs& args)>& multiply) const {
+                                 const Product& product) const {
   const int64_t most = int64_t{spmm.lanes} * spmm.vectors;
-  const int64_t pitch = round_up(std::min(most, round_up(rows.count, spmm.lanes)), 4);
+  const int64_t pitch = round_up(std::min(most, rows.count), std::max(spmm.lanes, transposition_.lanes));
   float* const x = scratch(Purpose::input, weight_.columns() * pitch);
-  float* const y = scratch(Purpose::output, weight_.rows() * pitch);
   const Clip open{-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity()};
+  const bool in_order = product.weight.perm == nullptr;
+  float* const y = in_order ? nullptr : scratch(Purpose::output, weight_.rows() * pitch);
   for (int64_t first = 0; first < rows.count; first += pitch) {
     const Rows part = rows_from(rows, first, std::min(pitch, rows.count - first));
-    transpose_in(context, part, x, pitch, spmm.lanes);
-    SpmmArgs args{PackedWeight{}, x, pitch, part.count, nullptr, 0, y, pitch, true, open};
-    multiply(args);
-    transpose_out(context, y, pitch, part);
+    transpose_in(context, part, x, pitch);
+    const SpmmArgs args{product.weight, x, pitch, part.count, nullptr, 0, y, pitch, true, open};
+    const int64_t tasks = task_count(product.groups, product.cost * static_cast<double>(part.count), kMultiplyGrain);
+    context.parallel_for(tasks, [&](int64_t task) {
+      const Part groups = part_of(product.groups, tasks, task);
+      if (in_order) return multiply_in_order(product, args, groups, part);
+      product.multiply(args, groups.begin, groups.end);
+    });
+    if (in_order) continue;
+    const int64_t pieces = task_count(weight_.rows(), static_cast<double>(weight_.rows() * part.count), kCopyGrain);
+    context.parallel_for(pieces, [&](int64_t piece) {
+      const Part outputs = part_of(weight_.rows(), pieces, piece);
+      transpose_out(y + outputs.begin * pitch, pitch, outputs, part);
+    });
+  }
+  activate(context, rows);
+}
+
+// Where packed row r is output r: some groups after the other, each transposed at once.
+void LinearLayer::multiply_in_order(const Product& product, SpmmArgs args, Part groups, const Rows& rows) const {
+  const int64_t most = kPiece / args.y_pitch;  // outputs; whole vectors of them are transposed the fastest
+  const int64_t whole = most / transposition_.lanes * transposition_.lanes;
+  const int64_t together = std::max<int64_t>(1, (whole == 0 ? most : whole) / product.group_rows);
+  float* const y = scratch(Purpose::output, together * product.group_rows * args.y_pitch);
+  for (int64_t begin = groups.begin; begin < groups.end; begin += together) {
+    const int64_t end = std::min(begin + together, groups.end);
+    const Part outputs{std::min(begin * product.group_rows, weight_.rows()),  // the last rows may be padding
+                       std::min(end * product.group_rows, weight_.rows())};
+    args.y = y - outputs.begin * args.y_pitch;
+    product.multiply(args, begin, end);
+    transpose_out(y, args.y_pitch, outputs, rows);
   }
 }
 
-void LinearLayer::transpose_in(const ort::Context& context, const Rows& rows, float* to, int64_t pitch,
-                               int64_t lanes) const {
+// The kernel also multiplies the padding of the last vector. Zeros keep it fast: left-over denormal numbers would take
+// a hundred times as long.
+void LinearLayer::transpose_in(const ort::Context& context, const Rows& rows, float* to, int64_t pitch) const {
   const int64_t columns = weight_.columns();
   const int64_t count = rows.count;
   const int64_t tasks = task_count(columns, static_cast<double>(columns * count), kCopyGrain);
   context.parallel_for(tasks, [&](int64_t task) {
     const Part part = part_of(columns, tasks, task);
-    // The kernel also multiplies the padding of the last vector. Zeros keep it fast: left-over denormal numbers would
-    // take a hundred times as long.
-    const int64_t whole = round_up(count, lanes);
     float* const first = to + part.begin * pitch;
-    transpose(rows.x + part.begin, columns, count, part.end - part.begin,
-              [first, pitch](int64_t i, int64_t row, int64_t, Floats4 values)
-                  __attribute__((always_inline)) { store_floats(first + i * pitch + row, 4, values); });
-    const int64_t written = round_up(count, 4);
-    for (int64_t k = part.begin; written < whole && k < part.end; ++k) {
-      std::fill(to + k * pitch + written, to + k * pitch + whole, 0.0F);
-    }
+    transposition_.pack({rows.x + part.begin, columns, count, part.end - part.begin, first, pitch});
   });
 }
 
-// Residual, clip and activation are applied here and not by the kernel: the residual's rows lie as those of Y.
-void LinearLayer::transpose_out(const ort::Context& context, const float* from, int64_t pitch, const Rows& rows) const {
-  const int64_t outputs = weight_.rows();
-  const int64_t tasks = task_count(rows.count, static_cast<double>(outputs * rows.count), kCopyGrain);
-  context.parallel_for(tasks, [&](int64_t task) {
-    const Part part = part_of(rows.count, tasks, task);
-    const Floats4 lo = Floats4{} + clip_.lo;
-    const Floats4 hi = Floats4{} + clip_.hi;
-    const float* const residual = rows.residual;
-    float* const y = rows.y;
-    transpose(from + part.begin, pitch, outputs, part.end - part.begin,
-              [&](int64_t i, int64_t output, int64_t count, Floats4 values) __attribute__((always_inline)) {
-                const int64_t at = (part.begin + i) * outputs + output;
-                if (residual != nullptr) values += load_floats(residual + at, count);
-                values = values < lo ? lo : values;  // as clip(): a NaN stays
-                values = values > hi ? hi : values;
-                store_floats(y + at, count, values);
-              });
-    outputs_.apply((part.end - part.begin) * outputs, rows.y + part.begin * outputs);
-  });
+// Residual and clip are applied here and not by the kernel: the residual's rows lie as those of Y.
+void LinearLayer::transpose_out(const float* from, int64_t pitch, Part outputs, const Rows& rows) const {
+  const float* const residual = rows.residual == nullptr ? nullptr : rows.residual + outputs.begin;
+  transposition_.finish({from, pitch, outputs.end - outputs.begin, rows.count, rows.y + outputs.begin, weight_.rows()},
+                        residual, clip_);
 }
 
 }  // namespace nested_sparse

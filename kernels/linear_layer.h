@@ -16,7 +16,7 @@ int64_t transpose_from(int32_t block_rows, int32_t banks);
 
 class LinearLayer : public NestedOperator {
  public:
-  explicit LinearLayer(const ort::Attributes& attributes) : NestedOperator(attributes), outputs_(attributes) {}
+  explicit LinearLayer(const ort::Attributes& attributes);
 
  protected:
   struct Rows {  // X, residual (or null) and Y as matrices of `count` rows
@@ -33,16 +33,29 @@ class LinearLayer : public NestedOperator {
   void activate(const ort::Context& context, const Rows& rows) const {
     outputs_.apply(context, rows.count * weight_.rows(), rows.y);
   }
-  // For many rows: transposes them, so that they are the pixels of a 1 x 1 convolution, and calls multiply(args) for as
-  // many of them at a time as `spmm` computes at once. The weight of `args` is left to `multiply`, which is to write
-  // all outputs, without residual and clip.
+  // How to multiply the rows once they are the pixels of a 1 x 1 convolution: multiply(args, begin, end) computes the
+  // outputs of groups [begin, end), without residual and clip; group g has packed rows g group_rows .. (g + 1)
+  // group_rows
+  // - 1. cost: multiply-adds for each pixel.
+  struct Product {
+    const PackedWeight& weight;
+    int64_t groups;
+    int64_t group_rows;
+    double cost;
+    std::function<void(const SpmmArgs& args, int64_t begin, int64_t end)> multiply;
+  };
+  // For many rows: transposes as many of them at a time as `spmm` computes at once, multiplies them, transposes what
+  // results, and applies residual, clip and activation.
   void run_transposed(const ort::Context& context, const Rows& rows, const KernelInfo& spmm,
-                      const std::function<void(SpmmArgs& args)>& multiply) const;
+                      const Product& product) const;
 
  private:
-  void transpose_in(const ort::Context& context, const Rows& rows, float* to, int64_t pitch, int64_t lanes) const;
-  void transpose_out(const ort::Context& context, const float* from, int64_t pitch, const Rows& rows) const;
+  void transpose_in(const ort::Context& context, const Rows& rows, float* to, int64_t pitch) const;
+  // Outputs `outputs` of all rows. from: those of output o lie at from + o * pitch.
+  void transpose_out(const float* from, int64_t pitch, Part outputs, const Rows& rows) const;
+  void multiply_in_order(const Product& product, SpmmArgs args, Part groups, const Rows& rows) const;
 
+  const TransposeLoops& transposition_;
   Outputs outputs_;
 };
 

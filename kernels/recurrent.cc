@@ -1,30 +1,16 @@
 #include "recurrent.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 
+#include "round_up.h"
 #include "scratch.h"
-#include "transposition.h"
 
 namespace nested_sparse {
 namespace {
 
 constexpr double kMultiplyGrain = 200000;  // multiply-adds of a task
-
-// Transposes rows [count, columns], `pitch` floats apart, to [columns, lanes], with zeros in lanes that have no row.
-void transpose_in(const float* rows, int64_t count, int64_t columns, int64_t lanes, float* to) {
-  if (rows == nullptr) count = 0;
-  for (int64_t c = 0; c < columns; ++c) std::fill(to + c * lanes + count, to + (c + 1) * lanes, 0.0F);
-  transpose(rows, columns, count, columns,
-            [&](int64_t c, int64_t r, int64_t some, Floats4 values)
-                __attribute__((always_inline)) { store_floats(to + c * lanes + r, some, values); });
-}
-
-void transpose_out(const float* from, int64_t count, int64_t columns, int64_t lanes, float* rows) {
-  transpose(from, lanes, columns, count,
-            [&](int64_t r, int64_t c, int64_t some, Floats4 values)
-                __attribute__((always_inline)) { store_floats(rows + r * columns + c, some, values); });
-}
 
 }  // namespace
 
@@ -34,7 +20,8 @@ Recurrent::Recurrent(const ort::Attributes& attributes, int64_t gates, bool has_
       reverse_(read_choice(attributes, "reverse", 0, 1, 0) == 1),
       gemv_(find_gemv(isa_choice().isa, weight_.kind())),
       spmm_(find_spmm(isa_choice().isa, weight_.kind())),
-      gates_(find_gates(isa_choice().isa)) {
+      gates_(find_gates(isa_choice().isa)),
+      transposition_(find_transpose(isa_choice().isa)) {
   if (weight_.rows() != gates * size()) {
     fail("expected " + std::to_string(gates) + " rows for each of its " + std::to_string(size()) + " columns, got " +
          std::to_string(weight_.rows()) + " rows");
@@ -102,17 +89,31 @@ void Recurrent::run_rows(const ort::Context& context, const WeightView& view, co
   }
 }
 
+// Transposes rows [count, columns] to [columns, lanes], with zeros in lanes that have no row; null: all are zeros.
+void Recurrent::transpose_in(const float* rows, int64_t count, int64_t columns, int64_t lanes, float* to) const {
+  if (rows == nullptr) {
+    std::fill(to, to + columns * lanes, 0.0F);
+  } else {
+    transposition_.pack({rows, columns, count, columns, to, lanes});
+  }
+}
+
+void Recurrent::transpose_out(const float* from, int64_t count, int64_t columns, int64_t lanes, float* rows) const {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  transposition_.finish({from, lanes, columns, count, rows, columns}, nullptr, {-kInfinity, kInfinity});
+}
+
 void Recurrent::run_lanes(const ort::Context& context, const WeightView& view, const Run& run, int64_t first,
                           int64_t count) const {
   const int64_t row_floats = weight_.rows();
-  const int64_t lanes = round_up(count, spmm_.lanes);
+  const int64_t lanes = round_up(count, std::max(spmm_.lanes, transposition_.lanes));
   float* const hidden = scratch(Purpose::input, size() * lanes);
   float* const cells = scratch(Purpose::cells, size() * lanes);
   float* const sums = scratch(Purpose::output, row_floats * lanes);
   float* const parts = scratch(Purpose::parts, row_floats * lanes);
   transpose_in(run.hidden == nullptr ? nullptr : run.hidden + first * size(), count, size(), lanes, hidden);
   if (has_cells_) transpose_in(run.cells + first * size(), count, size(), lanes, cells);
-  const SpmmArgs args{view.weight, hidden, lanes, count, has_cells_ ? parts : nullptr, lanes, sums, lanes, true, clip_};
+  const SpmmArgs args{view.weight, hidden, lanes, lanes, has_cells_ ? parts : nullptr, lanes, sums, lanes, true, clip_};
   const double cost = static_cast<double>(view.blocks * weight_.block_rows()) * static_cast<double>(count);
   const int64_t tasks = task_count(weight_.spmm_groups(), cost, kMultiplyGrain);
   for (int64_t done = 0; done < run.steps; ++done) {

@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "../kernels.h"
+#include "../round_up.h"
 #include "../scratch.h"
-#include "../transposition.h"
 #include "transpose.h"
 
 namespace nested_sparse {
@@ -78,7 +78,11 @@ void QuantizedLinear::compute(const ort::Context& context) const {
   if (activations_ == Activations::floats) {
     const Run run{context, view, levels, nullptr, cost};
     if (rows.count >= kWidenFrom) {
-      return run_transposed(context, rows, float_spmm_, [&](SpmmArgs& args) { multiply_widened(run, args); });
+      const auto multiply = [&](const SpmmArgs& args, int64_t begin, int64_t end) {
+        for (int64_t group = begin; group < end; ++group) multiply_group(run, args, group);
+      };
+      return run_transposed(context, rows, float_spmm_,
+                            {view.weight, weight_.groups(), weight_.block_rows(), cost, multiply});
     }
     run_floats(run, rows);
     return activate(context, rows);
@@ -222,12 +226,6 @@ void QuantizedLinear::multiply(const Run& run, const Tile& tile, Part groups, co
 
 // The kernel for floats reads blocks of one column each. So the weights of one row group after the other are widened,
 // from all levels, into such blocks.
-void QuantizedLinear::multiply_widened(const Run& run, const SpmmArgs& args) const {
-  for_parts(run.context, weight_.groups(), run.cost * static_cast<double>(args.pixels), kRowGrain, [&](Part groups) {
-    for (int64_t group = groups.begin; group < groups.end; ++group) multiply_group(run, args, group);
-  });
-}
-
 void QuantizedLinear::multiply_group(const Run& run, const SpmmArgs& all, int64_t group) const {
   const int64_t block_rows = weight_.block_rows();
   const int64_t first = group * block_rows;

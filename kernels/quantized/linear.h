@@ -64,7 +64,6 @@ class QuantizedLinear : public LinearLayer {
   void multiply(const Run& run, const Tile& tile, Part groups, const Rows& rows) const;
 
   // For many rows of floats: the kernel of convolutions of floats.
-  void multiply_widened(const Run& run, const SpmmArgs& args) const;
   void multiply_group(const Run& run, const SpmmArgs& all, int64_t group) const;
 
   Activations activations_;

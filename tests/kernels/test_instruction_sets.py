@@ -13,7 +13,15 @@ from nested_sparse.kernels import library
 from nested_sparse.value_type import FLOAT32, INT8, ValueType
 
 FILES = {
-    FLOAT32: ("test_tiled.py", "test_conv.py", "test_conv_transpose.py", "test_norm.py", "test_volumes.py"),
+    FLOAT32: (
+        "test_tiled.py",
+        "test_conv.py",
+        "test_conv_transpose.py",
+        "test_linear.py",
+        "test_norm.py",
+        "test_recurrent.py",
+        "test_volumes.py",
+    ),
     INT8: ("test_quantized_conv.py", "test_quantized_linear.py", "test_quantized_ops.py", "test_quantized_volumes.py"),
 }
 """Files whose tests marked `every_isa` run kernels of a value type."""

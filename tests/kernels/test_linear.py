@@ -37,6 +37,35 @@ def test_every_block_height_and_count_of_rows(block_rows: int, threads: int) -> 
         check(node, (count, 50), threads)
 
 
+@pytest.mark.every_isa
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("layout", [1, 4, 16, 128, GatherScatter(16, 1)], ids=str)
+def test_transposed_rows_of_every_count(layout: int | GatherScatter, threads: int) -> None:
+    """Rows that fill vectors and squares of four, or leave one to three over; outputs that are transposed in pieces."""
+    rng = np.random.default_rng(20)
+    block_rows, groups = (layout, None) if isinstance(layout, int) else (1, layout)
+    for outputs, counts in ((700, (16, 18, 35, 130)), (61, (15, 17, 20, 97))):
+        for count in counts:
+            for options in ({}, {"residual": True, "clip": (-1.0, 2.0)}):
+                node = linear_node(rng, 53, outputs, block_rows, layout=groups, densities=(0.1, 0.3), **options)
+                check(node, (count, 53), threads)
+
+
+@pytest.mark.every_isa
+def test_a_row_that_is_none_stays_with_itself() -> None:
+    """A NaN or an infinity in one of many rows reaches the outputs of that row alone, and a clip keeps the NaN."""
+    node = linear_node(np.random.default_rng(21), 40, 50, clip=(0.0, 6.0))
+    x = np.random.default_rng(22).standard_normal((37, 40)).astype(np.float32)
+    model, level = SparseModel([node]), len(node.norms) - 1
+    good = model.run(x, level)
+    x[3], x[36, :] = np.nan, np.inf
+    y = model.run(x, level)
+    used = (node.dense(np.eye(40, dtype=np.float32), level) != node.dense(np.zeros((1, 40)), level)).any(axis=0)
+    assert np.isnan(y[3, used]).all()
+    rest = np.delete(np.arange(37), [3, 36])
+    np.testing.assert_array_equal(y[rest], good[rest])
+
+
 @pytest.mark.parametrize("layout", GatherScatter.every(), ids=lambda layout: layout.name)
 def test_gathers(layout: GatherScatter) -> None:
     """Every B and k, few and many rows of x, rows that no bundle divides, permutation, residual and clip."""

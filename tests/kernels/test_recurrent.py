@@ -36,6 +36,7 @@ def check(node: SparseNode, steps: int, batch: int, threads: int = 1) -> None:
             assert np.abs(one - other).max(initial=0) <= TOLERANCE, level
 
 
+@pytest.mark.every_isa
 @pytest.mark.parametrize("op", OPERATORS)
 @pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16, 128])
 def test_every_block_height_and_size_of_batch(op: str, block_rows: int) -> None:

@@ -1,0 +1,9 @@
+#include "../kernels.h"
+#include "loops.h"
+
+namespace nested_sparse {
+
+using Loops = Transposition<Four>;
+extern const TransposeLoops transpose_scalar = {Isa::scalar, Loops::kLanes, Loops::pack, Loops::finish};
+
+}  // namespace nested_sparse
