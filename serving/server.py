@@ -23,6 +23,7 @@ from nested_sparse.proto import messages
 from nested_sparse.runtime.resources import CpuQuota, Governor
 
 from .connections.bounded import BoundedServices
+from .connections.call_task import make_task
 from .connections.connection_limits import ConnectionLimits
 from .connections.front import Front
 from .connections.grpc_log import silence_bad_names
@@ -264,6 +265,7 @@ class Server:
             await self._start_exporter(host, self._config.metrics_port)
         if self._config.has_http:
             await self._start_http(host)
+        asyncio.get_running_loop().set_task_factory(make_task)
         await self._grpc.start()
         if self._door.address:
             self._front.open(self._door.address)

@@ -18,6 +18,7 @@ from nested_sparse.runtime.scheduling import Response, time_limit_ms
 from nested_sparse.runtime.session import batch_size
 from nested_sparse.tensor_spec import TensorSpec
 
+from .connections.call_task import call_task
 from .connections.calls import Calls
 from .connections.front import arrived_s, load_form, waited_s
 from .dataplane import Dataplane
@@ -91,10 +92,16 @@ def answered(
     async def wrapper(data: bytes, context: Any) -> ResponseT:
         calls.begin(context)
         calls.took(context, len(data))
+        task = call_task()
+        if task is not None:
+            task.release()
         try:
             return await method(await read(data), context)
         except Exception as error:
             ending = ending_of(error, method.__name__)
+        finally:
+            if task is not None:
+                task.hold()
         del data  # gRPC keeps the abort, whose traceback has this frame, until Python's garbage collector finds it
         # outside of `except`: otherwise the traceback of the abort would name the error as its context
         await ending.send(context)

@@ -20,6 +20,7 @@ from nested_sparse.runtime.scheduling import RecentCounts
 
 from ..fault import Ending
 from ..rights.caller import caller
+from .call_task import call_task
 from .front_delay import FrontDelay
 from .stops import Stops
 
@@ -101,6 +102,8 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
         for key, value in details.invocation_metadata or ():
             if key == LOAD_FORMAT:
                 load_form.set(value)
+        if (task := call_task()) is not None:
+            task.hold()  # until the method begins
         return self._handler.service(details)
 
     def _is_modest(self, client: str, now_s: float) -> bool:
