@@ -28,8 +28,8 @@ async def _handle_exceptions(body: Callable[[CallTask], Coroutine[Any, Any, str]
     return await body(task)
 
 
-def end_of(body: Callable[[CallTask], Coroutine[Any, Any, str]], cancel_after_s: float = 0.0) -> str:
-    """What a call gives that is cancelled as soon as it waits."""
+def end_of(body: Callable[[CallTask], Coroutine[Any, Any, str]]) -> str:
+    """The end of a call that is cancelled as soon as it waits: its result, or the name of its error."""
 
     async def run() -> str:
         asyncio.get_running_loop().set_task_factory(make_task)
