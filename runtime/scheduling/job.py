@@ -23,8 +23,14 @@ from .runner import Runner
 Outputs = dict[str, Array]
 
 
-@dataclass(eq=False, slots=True, weakref_slot=True)
-class Job:
+class _Referable:
+    """With a place for weak references, which a dataclass with slots lacks (weakref_slot takes Python 3.11)."""
+
+    __slots__ = ("__weakref__",)
+
+
+@dataclass(eq=False, slots=True)
+class Job(_Referable):
     """A request that was taken in.
 
     inputs: the request's arrays, checked.
