@@ -265,7 +265,9 @@ class Server:
             await self._start_exporter(host, self._config.metrics_port)
         if self._config.has_http:
             await self._start_http(host)
-        asyncio.get_running_loop().set_task_factory(make_task)
+        loop = asyncio.get_running_loop()
+        if loop.get_task_factory() is None:
+            loop.set_task_factory(make_task)
         await self._grpc.start()
         if self._door.address:
             self._front.open(self._door.address)
