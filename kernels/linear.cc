@@ -1,11 +1,6 @@
 #include "linear.h"
 
 namespace nested_sparse {
-namespace {
-
-constexpr double kMultiplyGrain = 200000;  // multiply-adds of a task
-
-}  // namespace
 
 NestedLinear::NestedLinear(const ort::Attributes& attributes)
     : LinearLayer(attributes),

@@ -9,8 +9,7 @@
 namespace nested_sparse {
 namespace {
 
-constexpr double kMultiplyGrain = 200000;  // multiply-adds of a task
-constexpr double kCopyGrain = 16384;       // floats transposed by a task
+constexpr double kCopyGrain = 16384;  // floats transposed by a task
 // Floats of the outputs that are computed before they are transposed, at most, so that they are still in L1 then.
 constexpr int64_t kPiece = 4096;
 
@@ -50,32 +49,36 @@ void LinearLayer::run_transposed(const ort::Context& context, const Rows& rows, 
   float* const x = scratch(Purpose::input, weight_.columns() * pitch);
   const Clip open{-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity()};
   const bool in_order = product.weight.perm == nullptr;
+  // The outputs of a task are whole vectors, but for the last: others take twice as long to transpose.
+  const int64_t unit = in_order ? std::max<int64_t>(1, transposition_.lanes / product.group_rows) : 1;
+  const int64_t units = (product.groups + unit - 1) / unit;
   float* const y = in_order ? nullptr : scratch(Purpose::output, weight_.rows() * pitch);
   for (int64_t first = 0; first < rows.count; first += pitch) {
     const Rows part = rows_from(rows, first, std::min(pitch, rows.count - first));
     transpose_in(context, part, x, pitch);
     const SpmmArgs args{product.weight, x, pitch, part.count, nullptr, 0, y, pitch, true, open};
-    const int64_t tasks = task_count(product.groups, product.cost * static_cast<double>(part.count), kMultiplyGrain);
+    const int64_t tasks = task_count(units, product.cost * static_cast<double>(part.count), kMultiplyGrain);
     context.parallel_for(tasks, [&](int64_t task) {
-      const Part groups = part_of(product.groups, tasks, task);
+      const Part some = part_of(units, tasks, task);
+      const Part groups{some.begin * unit, std::min(some.end * unit, product.groups)};
       if (in_order) return multiply_in_order(product, args, groups, part);
       product.multiply(args, groups.begin, groups.end);
     });
-    if (in_order) continue;
-    const int64_t pieces = task_count(weight_.rows(), static_cast<double>(weight_.rows() * part.count), kCopyGrain);
-    context.parallel_for(pieces, [&](int64_t piece) {
-      const Part outputs = part_of(weight_.rows(), pieces, piece);
-      transpose_out(y + outputs.begin * pitch, pitch, outputs, part);
-    });
+    if (!in_order) {
+      const int64_t pieces = task_count(weight_.rows(), static_cast<double>(weight_.rows() * part.count), kCopyGrain);
+      context.parallel_for(pieces, [&](int64_t piece) {
+        const Part outputs = part_of(weight_.rows(), pieces, piece);
+        transpose_out(y + outputs.begin * pitch, pitch, outputs, part);
+      });
+    }
+    activate(context, part);
   }
-  activate(context, rows);
 }
 
 // Where packed row r is output r: some groups after the other, each transposed at once.
 void LinearLayer::multiply_in_order(const Product& product, SpmmArgs args, Part groups, const Rows& rows) const {
-  const int64_t most = kPiece / args.y_pitch;  // outputs; whole vectors of them are transposed the fastest
-  const int64_t whole = most / transposition_.lanes * transposition_.lanes;
-  const int64_t together = std::max<int64_t>(1, (whole == 0 ? most : whole) / product.group_rows);
+  const int64_t whole = kPiece / args.y_pitch / transposition_.lanes * transposition_.lanes;
+  const int64_t together = std::max<int64_t>(1, std::max<int64_t>(whole, transposition_.lanes) / product.group_rows);
   float* const y = scratch(Purpose::output, together * product.group_rows * args.y_pitch);
   for (int64_t begin = groups.begin; begin < groups.end; begin += together) {
     const int64_t end = std::min(begin + together, groups.end);

@@ -14,6 +14,8 @@ namespace nested_sparse {
 // 128 and 1024 x 1024 at 5, 13 and 35 %. banks: B of gather groups, else 0.
 int64_t transpose_from(int32_t block_rows, int32_t banks);
 
+constexpr double kMultiplyGrain = 200000;  // multiply-adds of a task of linear and recurrent layers
+
 class LinearLayer : public NestedOperator {
  public:
   explicit LinearLayer(const ort::Attributes& attributes);
@@ -34,9 +36,8 @@ class LinearLayer : public NestedOperator {
     outputs_.apply(context, rows.count * weight_.rows(), rows.y);
   }
   // How to multiply the rows once they are the pixels of a 1 x 1 convolution: multiply(args, begin, end) computes the
-  // outputs of groups [begin, end), without residual and clip; group g has packed rows g group_rows .. (g + 1)
-  // group_rows
-  // - 1. cost: multiply-adds for each pixel.
+  // outputs of groups [begin, end), of `group_rows` packed rows each, without residual and clip. cost: multiply-adds
+  // for each pixel.
   struct Product {
     const PackedWeight& weight;
     int64_t groups;

@@ -8,11 +8,6 @@
 #include "scratch.h"
 
 namespace nested_sparse {
-namespace {
-
-constexpr double kMultiplyGrain = 200000;  // multiply-adds of a task
-
-}  // namespace
 
 Recurrent::Recurrent(const ort::Attributes& attributes, int64_t gates, bool has_cells)
     : NestedOperator(attributes),

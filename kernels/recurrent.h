@@ -37,10 +37,10 @@ class Recurrent : public NestedOperator {
   // For few sequences: multiplies the sparse matrix by one hidden state after the other.
   void run_rows(const ort::Context& context, const WeightView& view, const Run& run) const;
   // For many: their hidden states are the pixels of a 1 x 1 convolution. Computes `count` sequences from `first` on.
-  void transpose_in(const float* rows, int64_t count, int64_t columns, int64_t lanes, float* to) const;
-  void transpose_out(const float* from, int64_t count, int64_t columns, int64_t lanes, float* rows) const;
   void run_lanes(const ort::Context& context, const WeightView& view, const Run& run, int64_t first,
                  int64_t count) const;
+  void transpose_in(const float* rows, int64_t count, int64_t columns, int64_t lanes, float* to) const;
+  void transpose_out(const float* from, int64_t count, int64_t columns, int64_t lanes, float* rows) const;
   void step(const GateArgs& args) const { has_cells_ ? gates_.lstm(args) : gates_.gru(args); }
 
   const bool has_cells_;

@@ -16,8 +16,8 @@ class CallTask(asyncio.Task[Any]):
 
     gRPC cancels the task of a call that its client has cancelled, wherever the task is. A batch of operations that the
     task waits for is then never freed: grpcio 1.81 and 1.85 lose about 100 bytes for each call that is cancelled before
-    its request has been read (decision 068). The batches of such a call end at once by themselves, so
-    nothing is lost by waiting for them. Our own code, which may compute for long, is still cancelled at once.
+    its request has been read (decision 068). The batches of such a call end at once by themselves, so nothing is lost
+    by waiting for them. Our own code, which may compute for long, is still cancelled at once.
     """
 
     _held = _left = False

@@ -93,7 +93,15 @@ def test_other_tasks_are_ordinary() -> None:
 
 
 class MallInfo(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", *"abc", "mapped", *"de", "used", *"fg")]
+    """As mallinfo(3). uordblks: bytes in use; hblkhd: those of large blocks, which have mappings of their own."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
 
 
 def used_bytes() -> int:
@@ -101,7 +109,7 @@ def used_bytes() -> int:
     mallinfo2 = ctypes.CDLL(None).mallinfo2
     mallinfo2.restype = MallInfo
     info = mallinfo2()
-    return int(info.used + info.mapped)
+    return int(info.uordblks + info.hblkhd)
 
 
 @pytest.mark.skipif(
