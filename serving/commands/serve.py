@@ -25,6 +25,7 @@ from nested_sparse.excerpt import paragraph
 from ..ending import SIGNALS, end_draining, ended_by_signals
 from ..fetching.address import is_url
 from ..log import limit_lines, use_format
+from ..malloc_arenas import limit_arenas
 from ..settings.flags import given_flags, with_flags
 from ..settings.settings import Settings, read_settings
 from ..uncollected import uncollected
@@ -119,6 +120,7 @@ def serve(
         return _check(settings, str(config or "serve"), json)
     with contextlib.suppress(ValueError, OSError):  # stderr may not be a file
         faulthandler.enable()  # a crash, as from a file that is cut off during a run, leaves a trace on stderr
+    limit_arenas()  # before any thread starts
     sys.setswitchinterval(SWITCH_S)
     use_format(settings.watching.log_format)
     try:

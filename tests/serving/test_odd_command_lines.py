@@ -14,6 +14,7 @@ from chain import counting_chain
 from nested_sparse.errors import InputError
 from nested_sparse.runtime.simulation.traces import arrivals_of
 from nested_sparse.serving import cli
+from nested_sparse.serving.commands import serve
 
 
 @pytest.fixture
@@ -38,6 +39,7 @@ def _this_process_as_it_was(monkeypatch):
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
     monkeypatch.setattr(faulthandler, "enable", lambda: None)
+    monkeypatch.setattr(serve, "limit_arenas", lambda: None)
 
 
 FIGURES = ("99999999999999999999", "-99999999999999999999", "nan", "1e300")

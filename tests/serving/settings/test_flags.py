@@ -22,6 +22,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(command, "_run", lambda settings, *_: taken.append(settings))
     monkeypatch.setattr(command, "sys", type("sys", (), {"setswitchinterval": staticmethod(lambda _: None)}))
     monkeypatch.setattr(command, "faulthandler", type("faults", (), {"enable": staticmethod(lambda: None)}))
+    monkeypatch.setattr(command, "limit_arenas", lambda: None)
 
     def run(*arguments: object) -> Settings:
         result = CliRunner().invoke(cli.app, ["serve", *map(str, arguments)])
