@@ -8,6 +8,7 @@
 #include "gemv/gemv.h"
 #include "image.h"
 #include "isa.h"
+#include "normalization/normalization.h"
 #include "quantized/pixels8/pixels8.h"
 #include "spmm/spmm.h"
 #include "transposition/transposition.h"
@@ -35,6 +36,7 @@ namespace nested_sparse {
 #define GATES_KERNEL(isa, symbol) extern const GateLoops symbol;
 #define ATTENTION_KERNEL(isa, symbol) extern const HeadLoops symbol;
 #define TRANSPOSE_KERNEL(isa, symbol) extern const TransposeLoops symbol;
+#define NORMALIZE_KERNEL(isa, symbol) extern const NormalizeLoop symbol;
 #define ACTIVATE_KERNEL(isa, symbol, scale_symbol)             \
   void symbol(Activation activation, int64_t count, float* y); \
   void scale_symbol(int64_t count, const float* x, float scale, float shift, Clip bounds, float* y);

@@ -4,6 +4,7 @@ namespace nested_sparse {
 
 NestedLinear::NestedLinear(const ort::Attributes& attributes)
     : LinearLayer(attributes),
+      norm_(attributes, weight_.columns()),
       transpose_from_(transpose_from(weight_.block_rows(), weight_.banks())),
       gemv_(find_gemv(isa_choice().isa, weight_.kind())),
       spmm_(find_spmm(isa_choice().isa, weight_.kind())) {}
@@ -11,13 +12,15 @@ NestedLinear::NestedLinear(const ort::Attributes& attributes)
 void NestedLinear::compute(const ort::Context& context) const {
   WeightView view;
   this->view(context, view);
-  const Rows rows = read_rows(context);
+  Rows rows = read_rows(context);
   if (rows.count < transpose_from_) {
+    rows.x = norm_.of(context, rows.x, rows.count);
     run_rows(context, view, rows);
     activate(context, rows);
   } else {
     const double cost = static_cast<double>(view.blocks * weight_.block_rows());
-    run_transposed(context, rows, spmm_, {view.weight, weight_.spmm_groups(), weight_.kernel_rows(), cost, spmm_.spmm});
+    run_transposed(context, rows, spmm_,
+                   {view.weight, weight_.spmm_groups(), weight_.kernel_rows(), cost, spmm_.spmm, &norm_});
   }
 }
 

@@ -14,6 +14,7 @@ class NestedLinear : public LinearLayer {
   // For few rows: multiplies the sparse matrix by them as they lie.
   void run_rows(const ort::Context& context, const WeightView& view, const Rows& rows) const;
 
+  InputNorm norm_;
   int64_t transpose_from_;
   const KernelInfo& gemv_;
   const KernelInfo& spmm_;

@@ -54,7 +54,8 @@ void LinearLayer::run_transposed(const ort::Context& context, const Rows& rows, 
   const int64_t units = (product.groups + unit - 1) / unit;
   float* const y = in_order ? nullptr : scratch(Purpose::output, weight_.rows() * pitch);
   for (int64_t first = 0; first < rows.count; first += pitch) {
-    const Rows part = rows_from(rows, first, std::min(pitch, rows.count - first));
+    Rows part = rows_from(rows, first, std::min(pitch, rows.count - first));
+    if (product.norm != nullptr) part.x = product.norm->of(context, part.x, part.count);
     transpose_in(context, part, x, pitch);
     const SpmmArgs args{product.weight, x, pitch, part.count, nullptr, 0, y, pitch, true, open};
     const int64_t tasks = task_count(units, product.cost * static_cast<double>(part.count), kMultiplyGrain);

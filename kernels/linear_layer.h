@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "input_norm.h"
 #include "operator.h"
 
 namespace nested_sparse {
@@ -44,9 +45,10 @@ class LinearLayer : public NestedOperator {
     int64_t group_rows;
     double cost;
     std::function<void(const SpmmArgs& args, int64_t begin, int64_t end)> multiply;
+    const InputNorm* norm;  // null: of an operator that has none
   };
-  // For many rows: transposes as many of them at a time as `spmm` computes at once, multiplies them, transposes what
-  // results, and applies residual, clip and activation.
+  // For many rows: normalises and transposes as many of them at a time as `spmm` computes at once, multiplies them,
+  // transposes what results, and applies residual, clip and activation.
   void run_transposed(const ort::Context& context, const Rows& rows, const KernelInfo& spmm,
                       const Product& product) const;
 

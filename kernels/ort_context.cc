@@ -74,6 +74,15 @@ std::vector<int64_t> Attributes::integers(const char* name, size_t count) const 
   return values;
 }
 
+std::vector<float> Attributes::reals(const char* name) const {
+  size_t size = 0;
+  if (OrtStatus* const status = api_.attribute_floats(info_, name, nullptr, &size)) {
+    api_.release_status(status);
+    return {};
+  }
+  return reals(name, size);
+}
+
 std::vector<float> Attributes::reals(const char* name, size_t count) const {
   size_t size = 0;
   check(api_.attribute_floats(info_, name, nullptr, &size), name);

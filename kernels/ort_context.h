@@ -28,6 +28,7 @@ class Attributes {
   float real(const char* name) const;
   std::string text(const char* name) const;
   std::vector<uint8_t> bytes(const char* name) const;  // empty where there is no such attribute
+  std::vector<float> reals(const char* name) const;    // empty where there is no such attribute
   std::vector<float> reals(const char* name, size_t count) const;
   std::vector<int64_t> integers(const char* name) const;  // empty where the list is empty
   std::vector<int64_t> integers(const char* name, size_t count) const;

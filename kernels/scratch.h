@@ -11,8 +11,8 @@ int64_t scratch_allocations();
 // Adds one to that count.
 void count_scratch_allocation();
 
-enum class Purpose { input, output, matrix, sums, starts, values, byte_matrix, quads, cells, parts };
-constexpr int kPurposes = 10;
+enum class Purpose { input, output, matrix, sums, starts, values, byte_matrix, quads, cells, parts, normed };
+constexpr int kPurposes = 11;
 
 // A convolution finds what it gathered (`matrix`, `byte_matrix`) again at its next task, so no other operator uses
 // these.

@@ -13,7 +13,7 @@ from .budget import MAX_LEVELS
 from .errors import CheckpointError, PatternError
 from .excerpt import excerpt
 from .free_size import FreeSize
-from .graph.contract import ATTENTION_VERSION, FORMAT_VERSION, LAYER_KINDS
+from .graph.contract import ATTENTION_VERSION, FORMAT_VERSION, INPUT_NORM_VERSION, LAYER_KINDS
 from .layouts import BLOCK_ROWS, PATTERNS, Blocks, Layout, stored_layout
 from .network import DenseModule, Network
 from .places import LayerShape
@@ -27,7 +27,7 @@ FORMAT_VERSIONS = tuple(
     sorted(
         {layout.format_version for layout in PATTERNS.values()}
         | {each.format_version for each in VALUE_TYPES.values()}
-        | {FORMAT_VERSION, ATTENTION_VERSION}
+        | {FORMAT_VERSION, ATTENTION_VERSION, INPUT_NORM_VERSION}
     )
 )
 """Versions that are read. A file gets the lowest that has all that it holds, so that older readers can open it."""

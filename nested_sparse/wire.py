@@ -111,6 +111,11 @@ def float_values(pieces: list[memoryview]) -> NDArray[np.float32]:
     return np.frombuffer(data, "<f4")
 
 
+def float_value(data: memoryview | None) -> float:
+    """The number of a "fixed32" field; 0 where the file leaves it out."""
+    return 0.0 if data is None else float(np.frombuffer(data, "<f4")[0])
+
+
 def integer_count(pieces: list[memoryview]) -> int:
     """Count of the numbers of an "integers" field: each number ends in a byte below 128."""
     return sum(int((np.frombuffer(piece, np.uint8) < 128).sum()) for piece in pieces)

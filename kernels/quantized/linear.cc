@@ -82,7 +82,7 @@ void QuantizedLinear::compute(const ort::Context& context) const {
         for (int64_t group = begin; group < end; ++group) multiply_group(run, args, group);
       };
       return run_transposed(context, rows, float_spmm_,
-                            {view.weight, weight_.groups(), weight_.block_rows(), cost, multiply});
+                            {view.weight, weight_.groups(), weight_.block_rows(), cost, multiply, nullptr});
     }
     run_floats(run, rows);
     return activate(context, rows);

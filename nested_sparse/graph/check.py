@@ -14,7 +14,7 @@ from typing import Any
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
 from ..excerpt import excerpt
-from ..wire import Wire, WireError, float_values, integers
+from ..wire import Wire, WireError, float_value, float_values, integers
 from . import contract
 from . import onnx_schema as onnx
 from .folding import Folding
@@ -217,7 +217,7 @@ class _GraphCheck:
             return float_values(value)
         if kind == "i":
             return value or 0  # 0 where the file leaves it out
-        return value if kind == "f" else None
+        return float_value(value) if kind == "f" else None
 
 
 def _check_texts(operator: str, attributes: Mapping[str, tuple[str, Any]]) -> None:

@@ -103,6 +103,8 @@ FORMAT_VERSION = 5
 """Version of the file format that has the kinds, attributes and free sizes that came after int8. 6 has high blocks."""
 ATTENTION_VERSION = 7
 """Version of the file format whose graphs may hold ATTENTION."""
+INPUT_NORM_VERSION = 8
+"""Version of the file format whose linear layers may normalise their inputs: NORM_SCALE."""
 
 SPATIAL_DIMENSIONS = "spatial_dimensions"
 VOLUME = 3
@@ -128,6 +130,8 @@ LAYER, CLIP_MIN, CLIP_MAX = "layer", "clip_min", "clip_max"
 FUNCTION = "activation_function"
 FUNCTIONS = ("none", "sigmoid", "silu", "quick_gelu", "gelu", "gelu_tanh", "hard_sigmoid", "hard_swish")
 """Attribute of a layer: the place, in FUNCTIONS, of the function of its outputs after the clamp."""
+NORM_SCALE, NORM_SHIFT, NORM_EPSILON = "norm_scale", "norm_shift", "norm_epsilon"
+"""Attributes of a linear layer, all or none: the LayerNorm in front, with a scale and a shift for each input."""
 X_SCALE, X_ZERO, Y_SCALE, Y_ZERO = "x_scale", "x_zero", "y_scale", "y_zero"
 SUM_SCALE, SUM_ZERO, TABLE = "sum_scale", "sum_zero", "table"
 """Scale and zero point at each level of the graph of a u8 tensor: what is read, what is written, and the sums that
@@ -165,6 +169,10 @@ HEADS_RANK, PACKED_RANK = 4, 5
 _OF_WINDOW = dict.fromkeys(WINDOW, Attribute("ints"))
 _CLIP = {CLIP_MIN: Attribute("f"), CLIP_MAX: Attribute("f")}
 _FUNCTION = {FUNCTION: Attribute("i", 0)}
+_INPUT_NORM = {
+    **dict.fromkeys((NORM_SCALE, NORM_SHIFT), Attribute("floats", optional=True)),
+    NORM_EPSILON: Attribute("f", optional=True),
+}
 _OF_LAYER = {LAYER: Attribute("s"), **_CLIP, **PLACEMENT}
 _U8_FORM = {Y_BORDER: Attribute("i"), Y_GAP: Attribute("i")}
 _U8_IMAGE = {Y_SCALE: Attribute("floats"), Y_ZERO: Attribute("ints"), **_U8_FORM}
@@ -258,7 +266,7 @@ LAYER_KINDS: Mapping[str, LayerKind] = {
         QUANTIZED_LINEAR,
         kernels="linear",
         rows_dim=-1,
-        of_node=_FUNCTION,
+        of_node={**_FUNCTION, **_INPUT_NORM},
         of_quantized={
             **_FUNCTION,
             ACTIVATIONS: Attribute("s"),

@@ -21,6 +21,9 @@ from .contract import (
     LEVEL,
     LINEAR,
     NORM,
+    NORM_EPSILON,
+    NORM_SCALE,
+    NORM_SHIFT,
     OUTPUT_PADDING,
     RESIDUAL_INPUT,
     SPATIAL_DIMENSIONS,
@@ -28,6 +31,7 @@ from .contract import (
     Y_TILED,
 )
 from .encoding import Value, node
+from .input_norm import has_input_norm
 from .told_shapes import Shape
 
 ReadNode = dict[str, Any]
@@ -83,7 +87,7 @@ class Replacement:
         norms, x = self._dense.norms, self._read["input"][0]
         folded = len(norms) == 1
         scale, shift = norms[0] if folded else (np.ones_like(norms[0, 0]), np.zeros_like(norms[0, 1]))
-        y = self._multiplied(x, self._dense.values * scale[:, None], shift if shift.any() else None)
+        y = self._multiplied(self._normalised(x), self._dense.values * scale[:, None], shift if shift.any() else None)
         residual = input_of(self._read, RESIDUAL_INPUT)
         if not folded:
             y = self._normed(y, norms, last=not residual)
@@ -138,6 +142,17 @@ class Replacement:
     @property
     def _spatial(self) -> int:
         return int(self._values.get(SPATIAL_DIMENSIONS, 2))
+
+    def _normalised(self, x: str) -> str:
+        if not has_input_norm(self._values):
+            return x
+        of_node = self._read["output"][0]  # a layer may be used again, behind another norm
+        tables = [
+            self._names.initializer(f"{of_node}.{name}", np.array(self._values[name], np.float32))
+            for name in (NORM_SCALE, NORM_SHIFT)
+        ]
+        given: dict[str, Value] = {"axis": -1, "epsilon": self._values[NORM_EPSILON]}
+        return self._step("LayerNormalization", [x, *tables], given)
 
     def _multiplied(self, x: str, values: NDArray[np.float32], bias: NDArray[np.float32] | None) -> str:
         if self._read["op_type"] == LINEAR:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .contract import CLIP_MAX, CLIP_MIN, FUNCTION, GRU, LAYER, LINEAR, LSTM, RESIDUAL_INPUT, REVERSE, X_INPUT
 from .dense_nodes import DenseLayer, Names, ReadNode, input_of
 from .encoding import Value, node
+from .input_norm import has_input_norm
 
 OPERATORS = {LSTM: "LSTM", GRU: "GRU"}
 """ONNX's operators for those of ours that multiply hidden states. They multiply the inputs, too."""
@@ -32,7 +33,8 @@ def projections(nodes: Sequence[ReadNode], reads: Counter[str], kept: Collection
 def _only_multiplies(read: ReadNode) -> bool:
     values = read["values"]
     unbounded = np.isneginf(values[CLIP_MIN]) and np.isposinf(values[CLIP_MAX])
-    return bool(unbounded and not values.get(FUNCTION) and not input_of(read, RESIDUAL_INPUT))
+    plain = not values.get(FUNCTION) and not has_input_norm(values)
+    return bool(unbounded and plain and not input_of(read, RESIDUAL_INPUT))
 
 
 class DenseRecurrence:

@@ -5,7 +5,6 @@ So a device can measure what ONNX Runtime takes for the dense weight of a layer,
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..wire import Wire, integers
+from ..wire import Wire, float_value, float_values, integers
 from . import onnx_schema as onnx
 from .contract import (
     ATTENTION,
@@ -114,7 +113,9 @@ def _value(attribute: Mapping[str, Any]) -> Any:
     if attribute["ints"]:
         return integers(attribute["ints"], _MOST_NUMBERS)
     if "f" in attribute:
-        return struct.unpack("<f", attribute["f"])[0]
+        return float_value(attribute["f"])
+    if attribute["floats"]:
+        return float_values(attribute["floats"])
     return bytes(attribute["s"]).decode(errors="replace") if "s" in attribute else attribute.get("i", 0)
 
 

@@ -13,6 +13,7 @@ from ..wire import WireError
 from .byte_ranges import check_ranges
 from .contract import ATTENTION, FUNCTION, FUNCTIONS, LAYER, LAYER_KINDS, LAYER_OPERATORS, OPERATORS
 from .heads import check_heads
+from .input_norm import check_input_norm
 
 
 class OurNodes:
@@ -53,6 +54,7 @@ class OurNodes:
         layer = self._layers.get(name)
         if layer is None or LAYER_KINDS[layer.op].operator_for(layer.value_type) != operator:
             raise WireError(f"has a {operator} of a layer {excerpt(name)!r}, which the metadata does not have")
+        check_input_norm(given, layer.columns)
         for key, expected in {**self._placements[name], **kind.in_node(layer.attributes)}.items():
             if isinstance(expected, list):
                 held = given.get(key)

@@ -25,8 +25,12 @@ from nested_sparse.graph.contract import (
     LINEAR,
     MAX_POOL,
     NORM,
+    NORM_EPSILON,
+    NORM_SCALE,
+    NORM_SHIFT,
     SPATIAL_DIMENSIONS,
 )
+from nested_sparse.graph.input_norm import has_input_norm
 from nested_sparse.kernels.gpu import BLOCK_ROWS, Epilogue, GpuWeight, SparseConv, SparseLinear, Window
 from nested_sparse.metadata import LayerEntry
 from nested_sparse.packing import pack
@@ -72,11 +76,22 @@ class Layers:
         return makers[node.operator](node)
 
     def _linear(self, node: Node) -> Function:
-        entry = self._entry(node)
+        entry, normalised = self._entry(node), self._input_norm(node)
         if _whole(entry):
-            return self._dense(node, entry, lambda x, weight: F.linear(x, weight), last=True)
+            return self._dense(node, entry, lambda x, weight: F.linear(normalised(x), weight), last=True)
         layer = SparseLinear(self._weight(node, entry, 1), _epilogue(node))
-        return lambda values: layer(some(values[0]), some(values[1]), residual=given(values, 2))
+        return lambda values: layer(normalised(some(values[0])), some(values[1]), residual=given(values, 2))
+
+    def _input_norm(self, node: Node) -> Callable[[Tensor], Tensor]:
+        """The LayerNorm of a linear layer's inputs; the identity where it has none."""
+        if not has_input_norm(node.attributes):
+            return lambda x: x
+        scale, shift = (
+            torch.tensor(node.get(name), dtype=self.dtype, device=self.device) for name in (NORM_SCALE, NORM_SHIFT)
+        )
+        self._count([scale.nbytes + shift.nbytes])
+        epsilon = node.get(NORM_EPSILON)
+        return lambda x: F.layer_norm(x, list(scale.shape), scale, shift, epsilon)
 
     def _conv(self, node: Node) -> Function:
         entry, spatial = self._entry(node), node.get(SPATIAL_DIMENSIONS, 2)

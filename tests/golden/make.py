@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from networks import Affine, Attention, Images, Joined, Lines, Recurrent, Steps, Vectors, Volumes, Wide
+from networks import Affine, Attention, Images, Joined, Lines, Normed, Recurrent, Steps, Vectors, Volumes, Wide
 from torch import Tensor, nn
 
 HERE = Path(__file__).parent
@@ -173,6 +173,10 @@ def words(rng: np.random.Generator) -> tuple[Tensor, ...]:
     return whole(rng, (3, 9, 8), 4) / 8, whole(rng, (3, 5, 6), 4) / 8, there
 
 
+def rows(rng: np.random.Generator) -> tuple[Tensor, ...]:
+    return (whole(rng, (3, 9, 24), 4) / 8,)
+
+
 Make = Callable[[], nn.Module]
 Inputs = Callable[[np.random.Generator], tuple[Tensor, ...]]
 
@@ -236,6 +240,7 @@ FILES: dict[str, tuple[Make, Inputs, dict[str, Any], dict[str, Any]]] = {
         {"pattern": "block32x1", "densities": (0.25, 0.5), "row_shuffle": True},
         {"values": "float16"},
     ),
+    "v8-input-norms": (Normed, rows, {"pattern": "block4x1", "densities": (0.3, 0.6)}, {}),
     "v7-attention": (Attention, words, {"pattern": "block2x1", "densities": (0.4, 0.7)}, {}),
     "v1-first-writer": (lambda: Images(8), images, {"pattern": "block4x1", "densities": THREE}, {"verify": False}),
     "v1-before-totals": (

@@ -139,6 +139,22 @@ class Recurrent(nn.Module):
         return F.silu(self.wide(x))
 
 
+class Normed(nn.Module):
+    """Norms of inputs: one of two layers, one without shift and with an epsilon of its own; rows are many and few."""
+
+    rounds = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.other = nn.LayerNorm(24), nn.LayerNorm(33, eps=0.25, bias=False)
+        self.first, self.second, self.head = nn.Linear(24, 33), nn.Linear(24, 33), nn.Linear(33, 6)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.norm(x)
+        y = self.other(F.relu(self.first(x)) + self.second(x))
+        return {"many": self.head(y), "few": self.head(self.other(y.sum(1)))}
+
+
 class Attention(nn.Module):
     """Attention of every kind of view: causal of one packed projection; of two heads' keys and values, with a mask."""
 

@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sparse_node import DENSITIES, SparseModel, SparseNode, linear_node, tolerance
+from sparse_node import DENSITIES, SparseModel, linear_node
+from sparse_node import check_levels as check
 
 from nested_sparse.layouts import GatherScatter
 from nested_sparse.value_type import FLOAT16
-
-
-def check(node: SparseNode, shape: tuple[int, ...], threads: int = 1) -> None:
-    """Every level of `node` on a random tensor of `shape` gives what numpy gives."""
-    rng = np.random.default_rng(sum(shape))
-    model = SparseModel([node], threads=threads)
-    x = rng.standard_normal(shape).astype(np.float32)
-    for level in range(len(node.norms)):
-        residuals = []
-        expected = node.dense(x, level)
-        if node.residual:
-            residuals = [rng.standard_normal(expected.shape).astype(np.float32)]
-            expected = node.dense(x, level, residuals[0])
-        y = model.run(x, level, residuals)
-        assert y.shape == expected.shape
-        assert np.abs(y - expected).max(initial=0) <= tolerance(node, level, x), level
 
 
 @pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16, 128])

@@ -225,7 +225,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], Non
     "no levels": (lambda m, t: m.__setitem__("levels", []), "0 levels"),
     "no layers": (lambda m, t: m.__setitem__("layers", []), "no layers"),
     "one name": (lambda m, t: m["layers"][1].__setitem__("name", "first"), "two of one name"),
-    "version": (lambda m, t: m.__setitem__("format_version", 8), "format version 8"),
+    "version": (lambda m, t: m.__setitem__("format_version", 9), "format version 9"),
     "missing": (lambda m, t: m.pop("inputs"), "inputs"),
     "rows without gates": (lambda m, t: m["layers"][0].update(op="gru"), "10 rows, expected 3 for each of 12 columns"),
     "gates in int8": (lambda m, t: m["layers"][0].update(op="lstm", value_bytes=1), "op 'lstm' has no int8"),

@@ -306,9 +306,7 @@ class Speech(nn.Module):
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 TRANSFORMER: Sequence[str] | None = (  # older releases spell some of them out
-    ["LayerNormalization"] * 2 + ["Split", "Transpose", "MatMul", "Div", "Softmax", "MatMul"]
-    if TORCH >= (2, 13)
-    else None
+    ["Split", "Transpose", "MatMul", "Div", "Softmax", "MatMul"] if TORCH >= (2, 13) else None
 )
 
 

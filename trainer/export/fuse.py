@@ -28,9 +28,12 @@ from nested_sparse.graph.contract import (
     DOMAIN_VERSION,
     FORMAT_VERSION,
     FUNCTION,
+    INPUT_NORM_VERSION,
     LAYER,
     LAYER_OPERATORS,
+    LINEAR,
     NORM,
+    NORM_SCALE,
     PLACEMENT,
     GraphInput,
     layer_inputs,
@@ -63,6 +66,8 @@ class FusedGraph:
     @property
     def version(self) -> int:
         """The lowest version of the format of which readers know all that the graph uses beside its layers."""
+        if any(NORM_SCALE in node.attributes for node in our_nodes(self.model, LINEAR)):
+            return INPUT_NORM_VERSION
         if our_nodes(self.model, ATTENTION):
             return ATTENTION_VERSION
         newest = any(FUNCTION in node.attributes for node in our_nodes(self.model, *LAYER_OPERATORS))

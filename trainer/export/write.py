@@ -32,6 +32,7 @@ from .activations import fold_activations
 from .asked_sizes import asked_sizes
 from .example_run import run_example
 from .fuse import fuse
+from .input_norms import fold_input_norms
 from .int8.byte_range import METHODS
 from .int8.quantise import Int8Options, quantise
 from .records import layer_records, level_records, norm_tables
@@ -166,6 +167,7 @@ def export(
             quantised = quantise(net, fused, layers, traced.inputs, options, fixed_batch=fixed_batch)
             layers, agreement = quantised.records, Rounded(quantised.first)
         fold_activations(fused.model)
+        fold_input_norms(fused.model)
         tile_images(fused.model)
         _report_uncalled(net, layers, traced.parameters)
         whole = asked is None and traced.sizes is None and call.tensors[0].dim()

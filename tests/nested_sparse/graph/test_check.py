@@ -243,6 +243,11 @@ REFUSED: dict[str, tuple[Tamper, str]] = {
     "blocks": (ours(blocks=[2**20, 1]), "says blocks"),
     "no such function": (ours(activation_function=8), "says activation_function 8, expected 0 to 7"),
     "a function below all": (ours(activation_function=-1), "says activation_function -1"),
+    "a part of a norm": (ours(norm_scale=[1.0] * 4), "has norm_scale and not all of"),
+    "a norm of other columns": (
+        ours(norm_scale=[1.0], norm_shift=[0.0], norm_epsilon=1e-5),
+        "has 1 numbers in norm_scale",
+    ),
     "another kind of layer": (on_model(lambda m: setattr(m.graph.node[0], "op_type", "NestedConv")), "NestedConv"),
 }
 

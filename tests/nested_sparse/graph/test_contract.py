@@ -172,10 +172,11 @@ def test_the_library_asks_for_the_attributes_of_the_contract(operator: str) -> N
     }
     node = make.get(operator, lambda: recurrent_node(rng, operator, 12))()
     given = place([node]).attributes[0]
-    needed = {name for name, attribute in OPERATORS[operator].items() if attribute.default is None}
+    known = {name: attribute for name, attribute in OPERATORS[operator].items() if not attribute.optional}
+    needed = {name for name, attribute in known.items() if attribute.default is None}
     assert given.keys() == needed
     for name in needed:
         with pytest.raises(Exception, match=name):
             answer(node, {key: value for key, value in given.items() if key != name})
-    whole = {name: attribute.default for name, attribute in OPERATORS[operator].items() if name not in needed}
+    whole = {name: attribute.default for name, attribute in known.items() if name not in needed}
     np.testing.assert_array_equal(answer(node, {**given, **whole}), answer(node, given))

@@ -89,6 +89,9 @@ def _operator(layers: Mapping[str, tuple], op: str) -> type[OpRun]:
             y = y.squeeze(2) if line else y
             scale, shift = (part.reshape(-1, *(1,) * (x.dim() - 2)) for part in (scale, shift))
         else:
+            if "norm_scale" in attributes:
+                tables = (torch.from_numpy(np.array(attributes[f"norm_{name}"])) for name in ("scale", "shift"))
+                x = F.layer_norm(x, x.shape[-1:], *tables, attributes["norm_epsilon"])
             y = F.linear(x, dense)
         y = y * scale + shift
         if residual is not None:
