@@ -140,6 +140,23 @@ class Attending(nn.Module):
         return torch.as_tensor(self.head(y))
 
 
+class Normed(nn.Module):
+    """Layers that normalise their inputs: one behind two norms, and one that multiplies an LSTM's inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(12, eps=epsilon) for epsilon in (1e-5, 0.1, 0.2))
+        self.layer, self.lstm, self.head = nn.Linear(12, 12), nn.LSTM(12, 8, batch_first=True), nn.Linear(8, 3)
+        for norm in self.norms:
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for norm in self.norms[:2]:
+            x = x + self.layer(norm(x))
+        return torch.as_tensor(self.head(self.lstm(self.norms[2](x))[0]))
+
+
 NETS: Mapping[str, tuple[nn.Module, tuple[int, ...]]] = {
     "residual": (Residual(), (3, 19, 16)),
     "norm first": (NormFirst(), (3, 9, 8)),
@@ -149,6 +166,7 @@ NETS: Mapping[str, tuple[nn.Module, tuple[int, ...]]] = {
     "volumes": (volumes(), (2, 4, 6, 7)),
     "recurrent": (Recurrent(), (7, 6)),
     "attention": (Attending(), (7, 12)),
+    "input norms": (Normed(), (7, 12)),
 }
 
 
@@ -220,7 +238,7 @@ def test_onnx_runtime_alone_answers_as_our_operators_do(name: str, tmp_path: Pat
 def test_layers_of_both_kinds_stand_side_by_side(name: str, every: int, tmp_path: Path) -> None:
     """Every other layer replaced, with norms that differ from level to level; images between them are not tiled."""
     path = exported(name, tmp_path)
-    records, copy = copied(path, tmp_path, alike=name == "recurrent")
+    records, copy = copied(path, tmp_path, alike=name in ("recurrent", "input norms"))
     with Checkpoint.open(copy) as checkpoint:
         graph = checkpoint.graph()
         chosen = sum(replaceable(graph)[every::2], ())
