@@ -25,6 +25,7 @@ from .memory_format import channels_last
 from .model.int8 import clear_int8
 from .model.nested_model import NestedModel, require_nested
 from .nestings import NESTINGS, Nesting, default_nesting
+from .onednn import sound_gradients
 from .progress import EpochReport, log_progress
 from .schedules import Gradual, Schedule
 from .stage import LossFunction, Stage, Work
@@ -149,7 +150,7 @@ def _reports(
     """Run the stages and measure the norm statistics, and restore the net's mode."""
     training = work.net.training
     try:
-        with channels_last(work.net) if work.config.channels_last else nullcontext():
+        with sound_gradients(work.net), channels_last(work.net) if work.config.channels_last else nullcontext():
             run = TrainingRun(work, stages, settings, path)
             run.train(batches, passing(on_progress))
             run.finish(batches if recalibration_batches is None else recalibration_batches)

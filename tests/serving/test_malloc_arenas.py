@@ -57,7 +57,7 @@ def heaps(maps: str) -> int:
 
 
 def in_process(*arguments: str, **environment: str) -> tuple[str, int]:
-    """What limit_arenas() returned in a process of its own, and the heaps of eight threads there."""
+    """The answer of limit_arenas() in a process of its own, and the number of heaps of eight threads there."""
     kept = {key: value for key, value in os.environ.items() if key not in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES")}
     command = [sys.executable, "-c", ALLOCATE_IN_THREADS, *arguments]
     output = subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=True).stdout
