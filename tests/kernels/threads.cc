@@ -105,9 +105,12 @@ ort::Api stand_in() {
   api.attribute_float = [](const OrtKernelInfo*, const char* name, float* out) -> OrtStatus* {
     return *out = std::strcmp(name, "clip_min") == 0 ? -1000.0F : 1000.0F, nullptr;
   };
-  api.attribute_floats = [](const OrtKernelInfo*, const char*, float* out, size_t* size) -> OrtStatus* {
-    for (int level = 0; out != nullptr && level < kLevels; ++level) out[level] = 800.0F + static_cast<float>(level);
-    return *size = kLevels, nullptr;
+  // Scales of the levels; of a norm one for each column, so each linear layer has one.
+  api.attribute_floats = [](const OrtKernelInfo* info, const char* name, float* out, size_t* size) -> OrtStatus* {
+    const bool of_norm = std::strncmp(name, "norm_", 5) == 0;
+    *size = of_norm ? static_cast<size_t>(info->integers.at("columns")[0]) : kLevels;
+    for (size_t i = 0; out != nullptr && i < *size; ++i) out[i] = 800.0F + static_cast<float>(i);
+    return nullptr;
   };
   api.attribute_string = [](const OrtKernelInfo*, const char* name, char* out, size_t* size) -> OrtStatus* {
     if (std::strcmp(name, "layer") != 0) return new OrtStatus{"absent"};
