@@ -29,6 +29,7 @@ from nested_sparse.trainer.batch import device_of, moved, run
 from nested_sparse.trainer.model.layers import unique_weights
 from nested_sparse.trainer.model.modes import evaluating
 from nested_sparse.trainer.model.preserved import preserved, preserved_generators
+from nested_sparse.trainer.onednn import sound_gradients
 from nested_sparse.trainer.recipes.recipe import Recipe, load_recipe
 from nested_sparse.trainer.recipes.run import start, train_by
 from nested_sparse.trainer.stage import Work
@@ -91,7 +92,13 @@ def conflicts(
     tallies = {name: {pair: _Tally() for pair in pairs} for name in [*(layer.name for layer in layers), ALL]}
     level, kept = net.level, [parameter.grad for parameter in net.parameters()]
     try:
-        with evaluating(net), preserved(net.model) as state, preserved_generators(), torch.enable_grad():
+        with (
+            evaluating(net),
+            preserved(net.model) as state,
+            preserved_generators(),
+            sound_gradients(net),
+            torch.enable_grad(),
+        ):
             net.train()
             for inputs, targets in batches:
                 gradients = list(_gradients(work, layers, inputs, targets, soft_weight))
