@@ -148,7 +148,7 @@ class Scheduler:
             future.set_exception(bare(error))
             return future
         if turn is None:
-            future.add_done_callback(partial(self._done_with, ref(job)))
+            future.add_done_callback(partial(weakly(self._done_with), ref(job)))
         else:
             self._serve((), turn)
         return future

@@ -88,6 +88,22 @@ def test_an_ended_request_is_gone_without_a_garbage_collection(gated: GatedSessi
         gc.enable()
 
 
+def test_an_answer_that_is_kept_keeps_no_scheduler(gated: GatedSession) -> None:
+    """Of a request that waited in the queue: a program may hold answers for longer than the model that gave them."""
+    scheduler = threaded(gated)
+    gc.disable()
+    try:
+        answers = [scheduler.submit(Request(X)) for _ in range(3)]
+        gated.gate.release(3)
+        assert not wait(answers, 20).not_done
+        scheduler.close()
+        known = weakref.ref(scheduler)
+        del scheduler
+        assert known() is None
+    finally:
+        gc.enable()
+
+
 def test_close_fails_the_rest_after_the_grace(gated: GatedSession) -> None:
     """The run under way is finished, the others end with UnavailableError; close() returns when all have ended."""
     scheduler = threaded(gated)
