@@ -29,6 +29,40 @@ constexpr ActivateInfo kActivates[] = {
 #include "kernels.inc"
 };
 
+constexpr const HeadLoops* kHeads[] = {
+#define ATTENTION_KERNEL(isa, symbol) &symbol,
+#include "kernels.inc"
+};
+
+constexpr const GateLoops* kGates[] = {
+#define GATES_KERNEL(isa, symbol) &symbol,
+#include "kernels.inc"
+};
+
+constexpr const PixelLoops* kPixels[] = {
+#define PIXELS8_KERNEL(isa, symbol) &symbol,
+#include "kernels.inc"
+};
+
+constexpr const TransposeLoops* kTransposes[] = {
+#define TRANSPOSE_KERNEL(isa, symbol) &symbol,
+#include "kernels.inc"
+};
+
+constexpr const NormalizeLoop* kNormalizes[] = {
+#define NORMALIZE_KERNEL(isa, symbol) &symbol,
+#include "kernels.inc"
+};
+
+// what: the data that the loops go over, in words.
+template <class Loops, size_t count>
+const Loops& find_loops(const Loops* const (&list)[count], Isa isa, const char* what) {
+  for (const Loops* loops : list) {
+    if (loops->isa == isa) return *loops;
+  }
+  throw std::invalid_argument(std::string("no loops over ") + what + " for " + isa_name(isa));
+}
+
 const KernelInfo& find_kernel(bool gemv, Isa isa, const WeightKind& weight) {
   for (const KernelInfo& kernel : kKernels) {
     if ((kernel.gemv != nullptr) == gemv && kernel.isa == isa && kernel.weight == weight) return kernel;
@@ -66,6 +100,26 @@ const ActivateInfo& find_activate(Isa isa) {
     if (activate.isa == isa) return activate;
   }
   throw std::invalid_argument(std::string("no activations for ") + isa_name(isa));
+}
+
+const HeadLoops& find_attention(Isa isa) {
+  return find_loops(kHeads, isa, "heads");
+}
+
+const GateLoops& find_gates(Isa isa) {
+  return find_loops(kGates, isa, "gates");
+}
+
+const PixelLoops& find_pixel_loops(Isa isa) {
+  return find_loops(kPixels, isa, "pixels");
+}
+
+const TransposeLoops& find_transpose(Isa isa) {
+  return find_loops(kTransposes, isa, "matrices");
+}
+
+const NormalizeLoop& find_normalize(Isa isa) {
+  return find_loops(kNormalizes, isa, "norms");
 }
 
 }  // namespace nested_sparse

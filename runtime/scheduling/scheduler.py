@@ -104,6 +104,7 @@ class Scheduler:
         self._turn = threading.Condition(self._device.lock)  # the workers wait on it, and close() does
         self._closing = self._inherited = False
         self._counts = RunCounts()
+        self._when_done = weakly(self._done_with)  # futures have it: one that a program keeps must not keep this
         self._running = RunningJobs(weakly(self._on_stuck) if workers else None, clock)
         self._dispatcher = Dispatcher(
             session.name,
@@ -148,7 +149,7 @@ class Scheduler:
             future.set_exception(bare(error))
             return future
         if turn is None:
-            future.add_done_callback(partial(weakly(self._done_with), ref(job)))
+            future.add_done_callback(partial(self._when_done, ref(job)))
         else:
             self._serve((), turn)
         return future

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from typing import Any
 
@@ -95,13 +94,3 @@ def test_a_part_of_a_norm_is_refused(name: str, value: list[float] | None, error
         placed.attributes[0][name] = value
     with pytest.raises(Exception, match=error):
         SparseModel([node], placed)
-
-
-def test_without_a_norm_inputs_are_as_they_were() -> None:
-    """The same layer with and without: the norm is what differs."""
-    node = normed(np.random.default_rng(5), 40, 8)
-    plain = dataclasses.replace(node, input_norm=None)
-    x = np.random.default_rng(6).standard_normal((20, 40)).astype(np.float32)
-    np.testing.assert_allclose(
-        SparseModel([node]).run(x, 0), SparseModel([plain]).run(node.normalised(x).astype(np.float32), 0), atol=1e-4
-    )

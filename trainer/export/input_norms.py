@@ -12,7 +12,7 @@ from nested_sparse.graph.contract import LINEAR, NORM_EPSILON, NORM_SCALE, NORM_
 from .nodes import constant_of, is_ours, our_nodes, rank_of
 
 MOST_READERS = 4
-"""A norm that more layers read stays a node: each of them would compute it again, and a node takes as long as four."""
+"""A norm that more layers read stays a node: each would compute it again, and a node takes about as long as four."""
 _EPSILON = 1e-5  # ONNX's default
 
 
