@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from .comparison import LOAD, PolicyFactory, PolicyRow, compare, default_contentions, default_policies, default_traces
+from .comparison import (
+    FIXED,
+    LOAD,
+    ORACLE,
+    PolicyFactory,
+    PolicyRow,
+    compare,
+    default_contentions,
+    default_policies,
+    default_traces,
+    fixed_misses_at,
+    misses_of_fixed,
+)
 from .contention import Contention, RateContention
 from .hand_overs import HandOvers
 from .oracle import OracleBound, oracle
@@ -15,7 +27,9 @@ from .virtual_session import VirtualSession
 from .world import World
 
 __all__ = [
+    "FIXED",
     "LOAD",
+    "ORACLE",
     "Contention",
     "HandOvers",
     "OracleBound",
@@ -35,7 +49,9 @@ __all__ = [
     "default_contentions",
     "default_policies",
     "default_traces",
+    "fixed_misses_at",
     "gamma",
+    "misses_of_fixed",
     "oracle",
     "play",
     "poisson",

@@ -25,6 +25,7 @@ needed."""
 BURSTINESS = (2.0, 4.0, 8.0)
 FIXED = "fixed"
 """Begins the names of the policies that keep one level."""
+ORACLE = "oracle"
 PolicyFactory = Callable[[LatencyProfile], LevelPolicy]
 
 
@@ -56,8 +57,8 @@ class Figures:
     fixed_gain: against the best fixed level of each trace and contention.
     slackfit_gain: against SlackFit, where there is contention.
     of_oracle: by trace, without contention; contended_of_oracle: mean over the contentions.
-    fixed_misses: misses of fixed levels of the same mean accuracy (two levels, mixed to reach it) / misses of the
-    policy, on traces of CV² above 1.5, all contentions together.
+    misses_of_fixed: misses of the policy / misses of a fixed level of the same mean accuracy (fixed_misses_at), on
+    traces of CV² above 1.5, all contentions together; NaN where no fixed level misses anything.
     """
 
     least_fixed_gain: float
@@ -66,7 +67,7 @@ class Figures:
     mean_slackfit_gain: float
     of_oracle: dict[str, float]
     contended_of_oracle: dict[str, float]
-    fixed_misses: float
+    misses_of_fixed: float
 
 
 def default_traces(
@@ -126,7 +127,7 @@ def compare(
     for trace in played:
         for each in contentions:
             there = replace(world, contention=each)
-            best = oracle(trace, there).upper
+            best = oracle(trace, there)
             offered = len(trace.times_s)
             for name, policy in policies(there).items():
                 summary = simulate(policy, trace, there, **options).summary
@@ -137,25 +138,25 @@ def compare(
                     policy=name,
                     offered=offered,
                     effective_accuracy=summary.effective_accuracy,
-                    of_oracle=summary.effective_accuracy / best if best > 0 else math.nan,
+                    of_oracle=summary.effective_accuracy / best.upper if best.upper > 0 else math.nan,
                     attainment=summary.attainment,
                     mean_accuracy=summary.mean_accuracy,
                     misses=summary.misses,
                     levels=summary.levels,
                 )
                 rows.append(row)
-            # the oracle's schedule is not kept: its attainment, misses and levels are not known
+            # the oracle's schedule is not kept: its levels are not known
             row = PolicyRow(
                 trace=trace.name,
                 cv2=trace.cv2,
                 contention=each.name,
-                policy="oracle",
+                policy=ORACLE,
                 offered=offered,
-                effective_accuracy=best,
+                effective_accuracy=best.upper,
                 of_oracle=1.0,
-                attainment=math.nan,
-                mean_accuracy=math.nan,
-                misses=0,
+                attainment=best.in_time / max(offered, 1),
+                mean_accuracy=best.upper * offered / best.in_time if best.in_time else math.nan,
+                misses=offered - best.in_time,
                 levels=(),
             )
             rows.append(row)
@@ -167,7 +168,7 @@ def figures(rows: Sequence[PolicyRow], policy: str = ELASTIC) -> Figures:
     places: dict[tuple[str, str], dict[str, PolicyRow]] = {}
     for row in rows:
         places.setdefault((row.trace, row.contention), {})[row.policy] = row
-    fixed_gains, slackfit_gains, misses, fixed_misses = [], [], 0.0, 0.0
+    fixed_gains, slackfit_gains = [], []
     of_oracle: dict[str, float] = {}
     contended: dict[str, list[float]] = {}
     for (trace, disturbed), by_policy in places.items():
@@ -179,9 +180,6 @@ def figures(rows: Sequence[PolicyRow], policy: str = ELASTIC) -> Figures:
         else:
             contended.setdefault(trace, []).append(own.of_oracle)
             slackfit_gains.append(own.effective_accuracy - by_policy[SLACKFIT].effective_accuracy)
-        if own.cv2 > 1.5:
-            misses += own.misses
-            fixed_misses += _misses_at(own.mean_accuracy, fixed)
     return Figures(
         least_fixed_gain=min(fixed_gains),
         mean_fixed_gain=float(np.mean(fixed_gains)),
@@ -189,11 +187,36 @@ def figures(rows: Sequence[PolicyRow], policy: str = ELASTIC) -> Figures:
         mean_slackfit_gain=float(np.mean(slackfit_gains)),
         of_oracle=of_oracle,
         contended_of_oracle={trace: float(np.mean(shares)) for trace, shares in contended.items()},
-        fixed_misses=fixed_misses / misses if misses else math.inf,
+        misses_of_fixed=misses_of_fixed([row for row in rows if row.cv2 > 1.5], policy),
     )
 
 
-def _misses_at(mean_accuracy: float, fixed: Sequence[PolicyRow]) -> float:
-    """The misses at this mean accuracy, on the line through the fixed levels."""
-    known = sorted((row.mean_accuracy, row.misses) for row in fixed if not math.isnan(row.mean_accuracy))
-    return float(np.interp(mean_accuracy, [accuracy for accuracy, _ in known], [misses for _, misses in known]))
+def misses_of_fixed(rows: Sequence[PolicyRow], policy: str) -> float:
+    """Misses of `policy`, or of the oracle, / misses of a fixed level of the same mean accuracy, all places together.
+
+    NaN where no fixed level misses anything.
+    """
+    own, fixed = 0.0, 0.0
+    for row in rows:
+        if row.policy == policy and not math.isnan(row.mean_accuracy):
+            place = (row.trace, row.contention)
+            levels = [each for each in rows if (each.trace, each.contention) == place and each.policy.startswith(FIXED)]
+            known = [(each.mean_accuracy, each.misses) for each in levels if not math.isnan(each.mean_accuracy)]
+            if known:
+                own += row.misses
+                fixed += fixed_misses_at(row.mean_accuracy, *zip(*known, strict=True))
+    return own / fixed if fixed else math.nan
+
+
+def fixed_misses_at(accuracy: float, level_accuracy: Sequence[float], level_misses: Sequence[int]) -> float:
+    """Misses of a fixed level of this accuracy, interpolated linearly between the two levels around it.
+
+    Beyond the range they are the outermost level's. A level that another one beats in both is ignored.
+    """
+    order = np.argsort(level_accuracy, kind="stable")
+    best: list[tuple[float, int]] = []
+    for place in order[::-1]:  # from the most accurate down: levels that miss less than every more accurate one
+        if not best or level_misses[place] < best[-1][1]:
+            best.append((level_accuracy[place], level_misses[place]))
+    best.reverse()
+    return float(np.interp(accuracy, [each for each, _ in best], [missed for _, missed in best]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,37 +23,45 @@ FRONTIER = 4000
 class OracleBound:
     """Effective accuracy of the best schedule: proven to be at most `upper`, and some schedule has `lower`.
 
-    The two differ only where a frontier had to be thinned. frontier: the longest before thinning.
+    The two differ only where a frontier had to be thinned. frontier: the longest before thinning. in_time: requests
+    that the schedule of `upper` answers in time.
     """
 
     upper: float
     lower: float
     frontier: int
+    in_time: int
 
 
 @dataclass(frozen=True)
 class _Frontier:
-    """States (time at which the worker is free, s, rising; score); none is better than another in both."""
+    """States (time at which the worker is free, s, rising; score; requests in time).
+
+    None is better than another in both of the first two.
+    """
 
     free_s: NDArray[np.float64]
     score: NDArray[np.int64]
+    in_time: NDArray[np.int64]
 
     @classmethod
     def of(cls, parts: Sequence[_Frontier]) -> _Frontier:
         """The best states of all parts."""
         free_s = np.concatenate([part.free_s for part in parts])
         score = np.concatenate([part.score for part in parts])
+        in_time = np.concatenate([part.in_time for part in parts])
         order = np.lexsort((-score, free_s))
-        free_s, score = free_s[order], score[order]
+        free_s, score, in_time = free_s[order], score[order], in_time[order]
         better = np.concatenate(([True], score[1:] > np.maximum.accumulate(score)[:-1]))
-        return cls(free_s[better], score[better])
+        return cls(free_s[better], score[better], in_time[better])
 
     def from_time(self, time_s: float) -> _Frontier:
         """The same when nothing is begun before `time_s`: of the states that are free by then only the best counts."""
         idle = int(np.searchsorted(self.free_s, time_s, side="right"))
         if idle == 0:
             return self
-        return _Frontier(np.maximum(self.free_s[idle - 1 :], time_s), self.score[idle - 1 :])
+        rest = slice(idle - 1, None)
+        return _Frontier(np.maximum(self.free_s[rest], time_s), self.score[rest], self.in_time[rest])
 
     def thinned(self, limit: int, optimistic: bool) -> _Frontier:
         """At most `limit` states: groups of neighbours, each as its best time and its best score together, a bound from
@@ -62,7 +70,8 @@ class _Frontier:
             return self
         begins = np.linspace(0, len(self.free_s), limit, endpoint=False).astype(np.int64)
         lasts = np.append(begins[1:], len(self.free_s)) - 1
-        return _Frontier(self.free_s[begins], self.score[lasts if optimistic else begins])
+        scored = lasts if optimistic else begins
+        return _Frontier(self.free_s[begins], self.score[scored], self.in_time[scored])
 
 
 def oracle(trace: Trace, world: World, frontier: int = FRONTIER) -> OracleBound:
@@ -80,19 +89,20 @@ def oracle(trace: Trace, world: World, frontier: int = FRONTIER) -> OracleBound:
     than `frontier`.
     """
     if len(trace.times_s) == 0:
-        return OracleBound(0.0, 0.0, 1)
-    upper, longest = _best(trace, world, frontier, optimistic=True)
-    lower = upper if longest <= frontier else _best(trace, world, frontier, optimistic=False)[0]
-    return OracleBound(upper, lower, longest)
+        return OracleBound(0.0, 0.0, 1, 0)
+    best = _best(trace, world, frontier, optimistic=True)
+    if best.frontier <= frontier:
+        return best
+    return replace(best, lower=_best(trace, world, frontier, optimistic=False).lower)
 
 
-def _best(trace: Trace, world: World, limit: int, *, optimistic: bool) -> tuple[float, int]:
-    """Effective accuracy, and the longest frontier."""
+def _best(trace: Trace, world: World, limit: int, *, optimistic: bool) -> OracleBound:
+    """The best schedule that thinned frontiers tell of: at least as good as any where `optimistic`, else a real one."""
     count = len(trace.times_s)
     noise = world.noise(count)
     choices = [_choices(world, batch) for batch in range(1, world.profile.batches[-1] + 1)]
     reached: defaultdict[int, list[_Frontier]] = defaultdict(list)  # by number of requests decided on
-    reached[0].append(_Frontier(np.zeros(1), np.zeros(1, np.int64)))
+    reached[0].append(_Frontier(np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.int64)))
     longest = 1
     for i, arrived_s in enumerate(trace.times_s):
         states = _Frontier.of(reached.pop(i)).from_time(arrived_s)
@@ -106,11 +116,13 @@ def _best(trace: Trace, world: World, limit: int, *, optimistic: bool) -> tuple[
                 break
             begin_s = np.maximum(states.free_s, last_s)
             end_s = world.contention.end_s(begin_s, work_s[:, None] * noise[i : i + batch].mean())
-            total = states.score + batch * score[:, None]
-            reached[i + batch] += [
-                _Frontier(ends[ends <= due_s], totals[ends <= due_s]) for ends, totals in zip(end_s, total, strict=True)
-            ]
-    return float(_Frontier.of(reached[count]).score[-1]) * _UNIT / count, longest
+            for ends_s, gain in zip(end_s, batch * score, strict=True):
+                fits = ends_s <= due_s
+                new = _Frontier(ends_s[fits], states.score[fits] + gain, states.in_time[fits] + batch)
+                reached[i + batch].append(new)
+    best = _Frontier.of(reached[count])
+    accuracy = float(best.score[-1]) * _UNIT / count
+    return OracleBound(accuracy, accuracy, longest, int(best.in_time[-1]))
 
 
 def _choices(world: World, batch: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -123,5 +135,5 @@ def _choices(world: World, batch: int) -> tuple[NDArray[np.float64], NDArray[np.
         work_s.append(level_s[start] * (1.0 - share[start, n]) + level_s[end] * share[end, n])
         accuracy.append(world.routes.accuracy[start, end, n])
     score = np.round(np.concatenate(accuracy) / _UNIT).astype(np.int64)
-    best = _Frontier.of([_Frontier(np.concatenate(work_s), score)])
+    best = _Frontier.of([_Frontier(np.concatenate(work_s), score, np.ones_like(score))])
     return best.free_s, best.score

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from nested_sparse.runtime.policy import ELASTIC, SLACKFIT
+from nested_sparse.runtime.simulation import fixed_misses_at
 
 from ..reach import Reach
 from .cell import BURSTY
 from .experiment import CellResult
 from .figure import Figure
 from .reference import Reference
-from .score import Score
+from .score import Score, standard_error
 
 
 def comparison(
@@ -32,13 +32,22 @@ def comparison(
 
 
 def against_fixed(results: Sequence[CellResult], levels: Mapping[str, int]) -> list[Figure]:
-    """Effective accuracy of elastic minus that of the best fixed level of the same cell: the worst cell, the mean."""
-    points = {}
+    """Effective accuracy of elastic minus that of the best fixed level of the same cell: the worst cell, the mean.
+
+    With standard errors, as arrivals are shared. The best level of a cell is the one that was best by chance, too, and
+    the worst of many cells the one with the worst luck: the notes tell how many cells are below 0 beyond their errors.
+    """
+    points: dict[str, float] = {}
+    errors: dict[str, float | None] = {}
     for result in results:
         scores = result.scores
-        fixed = [scores[name].effective_accuracy for name in levels if name in scores]
+        fixed = [name for name in levels if name in scores]
         if ELASTIC in scores and fixed:
-            points[str(result.cell)] = 100.0 * (scores[ELASTIC].effective_accuracy - max(fixed))
+            best = max(fixed, key=lambda name: scores[name].effective_accuracy)
+            cell = str(result.cell)
+            points[cell] = 100.0 * (scores[ELASTIC].effective_accuracy - scores[best].effective_accuracy)
+            error = standard_error(result.rounds[ELASTIC], result.rounds[best])
+            errors[cell] = None if error is None else 100.0 * error
     names = ("elastic - best fixed level, worst cell", "elastic - best fixed level, mean of cells")
     bounds = (Reach(">=", 0.0), Reach(">=", 2.0))
     if not points:
@@ -46,11 +55,23 @@ def against_fixed(results: Sequence[CellResult], levels: Mapping[str, int]) -> l
         return [Figure(name, "points", reach, unavailable=why) for name, reach in zip(names, bounds, strict=True)]
     worst = min(points, key=lambda name: points[name])
     lost = [name for name, value in points.items() if value < 0]
-    worst_note = f"{worst}; worse in {len(lost)} of {len(points)} cells" + (f": {', '.join(lost)}" if lost else "")
+    known = {name: error for name, error in errors.items() if error is not None}
+    worst_note = f"{worst}; worse in {len(lost)} of {len(points)} cells{_listed(lost)}"
+    mean_note = f"{len(points)} cells"
+    if len(known) == len(points):
+        surely = [name for name in lost if points[name] < -2.0 * known[name]]
+        worst_note += f"; by more than two standard errors in {len(surely)}{_listed(surely)}; that of {worst} is "
+        worst_note += f"{known[worst]:.2f}"
+        mean_note += f", standard error {math.hypot(*known.values()) / len(known):.2f}"
+    details = {"by_cell": points, "standard_errors": errors}
     return [
-        Figure(names[0], "points", bounds[0], points[worst], worst_note, details={"by_cell": points}),
-        Figure(names[1], "points", bounds[1], statistics.fmean(points.values()), f"{len(points)} cells"),
+        Figure(names[0], "points", bounds[0], points[worst], worst_note, details=details),
+        Figure(names[1], "points", bounds[1], statistics.fmean(points.values()), mean_note),
     ]
+
+
+def _listed(cells: Sequence[str]) -> str:
+    return f": {', '.join(cells)}" if cells else ""
 
 
 def misses_at_equal_accuracy(results: Sequence[CellResult], levels: Mapping[str, int], reference: Reference) -> Figure:
@@ -90,17 +111,6 @@ def misses_at_equal_accuracy(results: Sequence[CellResult], levels: Mapping[str,
         "elastic's mean in-time accuracy"
     )
     return Figure(name, "×", reach, ours / theirs, note, details=cells)
-
-
-def fixed_misses_at(accuracy: float, level_accuracy: Sequence[float], level_misses: Sequence[int]) -> float:
-    """Misses of a fixed level of this accuracy. A level that another one beats in accuracy and in misses is ignored."""
-    order = np.argsort(level_accuracy, kind="stable")
-    best: list[tuple[float, int]] = []
-    for place in order[::-1]:  # from the most accurate down: levels that miss less than every more accurate one
-        if not best or level_misses[place] < best[-1][1]:
-            best.append((level_accuracy[place], level_misses[place]))
-    best.reverse()
-    return float(np.interp(accuracy, [each for each, _ in best], [missed for _, missed in best]))
 
 
 def against_slackfit(results: Sequence[CellResult]) -> Figure:

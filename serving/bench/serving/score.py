@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -13,6 +13,8 @@ from .reference import Graded
 
 ADAPTED_AFTER = 3
 """In-time answers in a row that show that the level has adapted."""
+BLOCK_S = 0.5
+"""Longer than a queue lasts: what happens in one block says little of the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,3 +104,25 @@ def missed_before_adapting(graded: Sequence[Graded], begin_s: float) -> int:
         if in_a_row == ADAPTED_AFTER:
             break
     return missed
+
+
+def standard_error(ours: Sequence[Sequence[Graded]], theirs: Sequence[Sequence[Graded]]) -> float | None:
+    """Standard error of the difference of two servers' effective accuracies on the same arrivals, in segments.
+
+    Requests that wait for each other succeed or fail together, so the differences are summed over blocks of BLOCK_S,
+    and the error is that of a ratio of sums (difference, requests) over them. None for fewer than two blocks.
+    """
+    differences: defaultdict[tuple[int, int], float] = defaultdict(float)
+    requests: Counter[tuple[int, int]] = Counter()
+    for segment, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        for graded, sign in ((one, 1.0), (other, -1.0)):
+            for each in graded:
+                block = (segment, int(each.outcome.arrival.at_s / BLOCK_S))
+                differences[block] += sign * each.score if each.in_time else 0.0
+                requests[block] += sign > 0
+    blocks, offered = len(requests), sum(requests.values())
+    if blocks < 2 or not offered:
+        return None
+    mean = sum(differences.values()) / offered
+    spread = sum((differences[block] - mean * requests[block]) ** 2 for block in requests)
+    return math.sqrt(spread * blocks / (blocks - 1)) / offered

@@ -12,7 +12,7 @@ from nested_sparse.runtime.policy.elastic import ElasticPolicy
 from nested_sparse.runtime.policy.fixed import FixedPolicy
 from nested_sparse.runtime.policy.slackfit import SlackFitPolicy
 from nested_sparse.runtime.profiling.profile import LatencyProfile
-from nested_sparse.runtime.simulation import Trace, World, simulate
+from nested_sparse.runtime.simulation import Trace, World, fixed_misses_at, simulate
 from nested_sparse.runtime.simulation.comparison import (
     PolicyRow,
     compare,
@@ -101,7 +101,8 @@ def test_rows_of_a_comparison() -> None:
     for row in rows:
         assert row.offered == len(traces[2].times_s)
         assert 0.0 < row.of_oracle <= 1.0
-        assert row.policy == "oracle" or row.attainment * row.offered == pytest.approx(row.offered - row.misses)
+        assert row.attainment * row.offered == pytest.approx(row.offered - row.misses)
+        assert row.effective_accuracy == pytest.approx(row.attainment * row.mean_accuracy)
     summed = figures(rows)
     assert summed.least_fixed_gain <= summed.mean_fixed_gain
     assert summed.of_oracle.keys() == summed.contended_of_oracle.keys() == {"gamma 4"}
@@ -160,7 +161,26 @@ def test_figures_by_hand() -> None:
     assert summed.least_slackfit_gain == summed.mean_slackfit_gain == pytest.approx(0.10)
     assert summed.of_oracle == {"t": pytest.approx(0.8 / 0.9)}
     assert summed.contended_of_oracle == {"t": pytest.approx(0.6 / 0.9)}
-    assert summed.fixed_misses == pytest.approx((30 + 31) / 10)
+    assert summed.misses_of_fixed == pytest.approx(10 / (30 + 31))
+
+
+def test_fixed_misses_are_interpolated_between_the_levels_around() -> None:
+    """Half way between two levels: the mean of their misses; beyond the range the outermost; beaten levels no help."""
+    assert fixed_misses_at(0.7, [0.6, 0.8], [10, 50]) == pytest.approx(30.0)
+    assert fixed_misses_at(0.5, [0.6, 0.8], [10, 50]) == 10.0
+    assert fixed_misses_at(0.9, [0.6, 0.8], [10, 50]) == 50.0
+    assert fixed_misses_at(0.7, [0.6, 0.65, 0.8], [20, 90, 40]) == pytest.approx(30.0)
+    assert fixed_misses_at(0.6, [0.6, 0.8], [40, 20]) == 20.0
+
+
+def test_interpolated_misses_never_rise_when_a_level_gets_better() -> None:
+    """Property: a fixed level with fewer misses cannot make the fixed side look worse."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        accuracy, misses = np.sort(rng.random(4)).tolist(), rng.integers(0, 100, 4).tolist()
+        at = float(rng.random())
+        better = [max(0, count - int(rng.integers(0, 5))) for count in misses]
+        assert fixed_misses_at(at, accuracy, better) <= fixed_misses_at(at, accuracy, misses) + 1e-9
 
 
 def test_a_world_must_fit() -> None:

@@ -40,7 +40,7 @@ def test_without_near_misses_there_is_no_share():
 
 def test_the_oracle_row_is_the_worst_undisturbed_trace_of_the_simulator():
     """No share is beyond the oracle's; beside contention it is said, and beside a quota something is asked."""
-    row, contended, quota = oracle_figures(ServedLevels(1, [20.0, 30.0], [0.6, 0.9], 100.0), requests=60, seed=0)
+    row, contended, quota, _ = oracle_figures(ServedLevels(1, [20.0, 30.0], [0.6, 0.9], 100.0), requests=60, seed=0)
     shares = row.details["by_trace"]
     assert set(shares) >= {"poisson", "ramp"}
     assert row.measured == min(shares.values())
@@ -51,6 +51,20 @@ def test_the_oracle_row_is_the_worst_undisturbed_trace_of_the_simulator():
     assert quota.measured == pytest.approx(np.mean([share for name, share in cells.items() if name.endswith("quota")]))
     assert quota.met == (quota.measured >= 0.95)
     assert all(0 < share <= 1 + 1e-9 for share in (*shares.values(), *cells.values()))
+
+
+def test_the_oracle_misses_least_of_all():
+    """At its own accuracy, beside fixed levels; elastic cannot miss less, as its answers are not more accurate."""
+    levels = ServedLevels(1, [4.0, 7.0, 14.0], [0.6, 0.8, 0.9], 45.0)
+    *_, row = oracle_figures(levels, requests=300, seed=0)
+    assert row.met is None
+    assert 0.0 <= row.measured < row.details["elastic"] < 1.0
+    assert f"elastic {row.details['elastic']:.3f}" in row.note
+
+
+def test_where_no_fixed_level_misses_nothing_is_compared():
+    *_, row = oracle_figures(ServedLevels(1, [0.01, 0.02], [0.6, 0.9], 1000.0), requests=60, seed=0)
+    assert row.unavailable
 
 
 def test_the_resident_row_is_the_runtimes_figure(monkeypatch, tmp_path):

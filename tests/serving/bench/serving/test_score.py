@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 
-from nested_sparse.serving.bench.serving.score import missed_before_adapting, percentile, score_of
+from nested_sparse.serving.bench.serving.score import missed_before_adapting, percentile, score_of, standard_error
 
 
 def test_all_offered_requests_count_and_only_in_time_answers_score(make_graded):
@@ -57,3 +60,29 @@ def test_misses_count_until_three_in_a_row_are_in_time(make_graded, pattern, mis
         for place, mark in enumerate(before + after)
     ]
     assert missed_before_adapting(requests, 0.0) == missed
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_the_error_of_a_difference_is_that_of_its_blocks(make_graded, copies):
+    """A request a second: as numpy has it. Copies in the same block tell nothing new. A late answer scores 0."""
+    rng = np.random.default_rng(0)
+    ours, theirs, differences = [], [], []
+    for second in range(40):
+        own, other, late = rng.random(), rng.random(), rng.random() < 0.3
+        ours += [make_graded("late" if late else "ok", own, at_s=second + 0.1 * place) for place in range(copies)]
+        theirs += [make_graded("ok", other, at_s=second + 0.1 * place) for place in range(copies)]
+        differences.append((0.0 if late else own) - other)
+    expected = np.std(differences, ddof=1) / math.sqrt(len(differences))
+    assert standard_error([ours], [theirs]) == pytest.approx(expected)
+    half = 20 * copies  # in two segments, whose times begin anew
+    segments = [
+        [part[:half], [make_graded(e.outcome.status, e.score, at_s=e.outcome.arrival.at_s - 20.0) for e in part[half:]]]
+        for part in (ours, theirs)
+    ]
+    assert standard_error(*segments) == pytest.approx(expected)
+
+
+def test_one_block_tells_no_error(make_graded):
+    one = [[make_graded(at_s=0.0), make_graded(at_s=0.1)]]
+    assert standard_error(one, one) is None
+    assert standard_error([[]], [[]]) is None
