@@ -28,6 +28,8 @@ def whole(
 
 def as_whole(value: object) -> int | None:
     """`value` as an int where it is a whole number, else None; also None for a bool, and for a float such as 1.0."""
+    if type(value) is int:  # nearly always
+        return value
     if isinstance(value, bool):
         return None
     try:
@@ -88,6 +90,8 @@ def shown(value: object) -> str:
 
 def as_float(value: object) -> float | None:
     """`value` as a float where it is a number, or an array or tensor of one; else None, also for a bool."""
+    if type(value) is float:  # nearly always
+        return value
     if isinstance(value, bool | str | bytes | bytearray):
         return None
     try:

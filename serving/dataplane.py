@@ -109,12 +109,15 @@ class Dataplane:
         self.check_ready()
         if model in self.stuck:
             raise StuckError(f"An inference of {model.name!r} is stuck; send the request to another server.")
-        wanted_outputs(call.outputs, model.outputs)  # before the run: nothing is computed for a wrong name
-        submitted = model.engine.submit(call.request)
+        if call.outputs:
+            wanted_outputs(call.outputs, model.outputs)  # before the run: nothing is computed for a wrong name
+        answer = model.engine.run_or_queue(call.request)
+        if isinstance(answer, Response):
+            return answer
         try:
-            return submitted.result() if submitted.done() else await self._answer(model, submitted)
+            return answer.result() if answer.done() else await self._answer(model, answer)
         finally:
-            del submitted  # it holds its error, whose traceback holds this frame and with it the request
+            del answer  # it holds its error, whose traceback holds this frame and with it the request
 
     async def _answer(self, model: ServedModel, submitted: Future[Response]) -> Response:
         running = asyncio.wrap_future(submitted)

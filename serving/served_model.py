@@ -20,8 +20,8 @@ PLATFORM = "nested_sparse_onnxruntime"
 class Engine(Protocol):
     """The part that runs requests: a Scheduler, or its stand-in in a test."""
 
-    def submit(self, request: Request) -> Future[Response]:
-        """Queue the request."""
+    def run_or_queue(self, request: Request) -> Response | Future[Response]:
+        """Run the request at once, or queue it. Raises its error, or has it in the future."""
 
     def replied(self, response: Response) -> None:
         """Note that the event loop has a response of a run in another thread, and sends it."""

@@ -40,7 +40,7 @@ class Adder:
         self.pending: list[tuple[Future[Response], Callable[[], Response]]] = []
         self.error: Exception | None = None
 
-    def submit(self, request: Request) -> Future[Response]:
+    def run_or_queue(self, request: Request) -> Future[Response]:
         future: Future[Response] = Future()
         try:
             limit_ms = time_limit_ms(request, 60_000.0)

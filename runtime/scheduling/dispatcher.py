@@ -128,6 +128,7 @@ class Dispatcher:
         # a slower device takes as many times as long to change threads, so the slowdown does not count
         if idle and at_once_ms > 0.0 and self._longest_ms(job.waiting) <= at_once_ms:
             return self._turn_at_once(job, now_s)
+        job.wait()
         if not self._queue.enter(job, now_s):
             raise OverloadedError(
                 f"shed: {len(self._queue)} requests are waiting already", max(1.0, decision.predicted_ms)
@@ -141,7 +142,7 @@ class Dispatcher:
         Jobs that their clients have cancelled are dropped. An error of the policy is the turn's decision.
         """
         while (job := self._queue.pop(now_s)) is not None:
-            if job.future.set_running_or_notify_cancel():
+            if job.is_wanted():
                 return self._turn(job, now_s)
         return None
 
@@ -308,6 +309,6 @@ class Dispatcher:
         """Take up to `count` jobs from the head of the queue that run in one batch with `first`."""
         jobs: list[Job] = []
         while len(jobs) < count and (job := self._queue.pop_like(first)) is not None:
-            if job.future.set_running_or_notify_cancel():
+            if job.is_wanted():
                 jobs.append(job)
         return jobs

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from nested_sparse.errors import KernelError
+from nested_sparse.level import Level
+from nested_sparse.record import record
 
 from ..profiling import LatencyProfile
 from ..session import Guard, Lowering
 from .job import Job, Outputs, joined, parted
+from .request import Response
 from .runner import Runner
 
 SHORT_MS = 0.25
@@ -19,7 +21,7 @@ AMPLE = 20.0
 """unless it would be late already where it took so many times as long as predicted."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Execution:
     """The result of one run.
 
@@ -27,7 +29,7 @@ class Execution:
     level: index of the level that the run ended at.
     lowering: where the level fell while the run was under way; None where it did not.
     nominal_ms: profiled time of the path that the run took.
-    started_s, ended_s: readings of the clock.
+    started_s, ended_s: readings of the clock. batch: samples that ran together.
     """
 
     outputs: Sequence[Outputs]
@@ -36,6 +38,21 @@ class Execution:
     nominal_ms: float
     started_s: float
     ended_s: float
+    batch: int
+
+    def response(self, job: Job, outputs: Outputs, level: Level, reason: str) -> Response:
+        """The answer to one of the jobs, with its outputs. reason: of the level that it was begun at."""
+        return Response(
+            outputs=outputs,
+            level=level,
+            queue_us=round((self.started_s - job.received_s) * 1e6),
+            compute_us=round((self.ended_s - self.started_s) * 1e6),
+            reason=reason,
+            time_limit_ms=job.time_limit_ms,
+            batch=self.batch,
+            lowering=self.lowering,
+            ended_s=self.ended_s,
+        )
 
 
 class Executor:
@@ -63,7 +80,8 @@ class Executor:
 
         slowdown: factor on profiled times.
         """
-        batch = sum([job.waiting.batch for job in jobs])
+        first = jobs[0]
+        batch = first.waiting.batch if len(jobs) == 1 else sum([job.waiting.batch for job in jobs])
         inputs = joined(jobs)
         guard = self._armed(jobs, level, batch, slowdown)
         started_s = self._clock()
@@ -84,7 +102,7 @@ class Executor:
             )
         lowering = None if guard is None else guard.lowering
         if guard is None or lowering is None:
-            end, nominal_ms = level, self._profile.predict_ms(level, batch, jobs[0].waiting.sizes)
+            end, nominal_ms = level, self._profile.predict_ms(level, batch, first.waiting.sizes)
         else:
             end, nominal_ms = guard.level, guard.nominal_ms
         return Execution(
@@ -94,6 +112,7 @@ class Executor:
             nominal_ms=nominal_ms,
             started_s=started_s,
             ended_s=ended_s,
+            batch=batch,
         )
 
     def tighten_deadline(self, left_ms: float) -> None:
@@ -105,11 +124,15 @@ class Executor:
         """This thread's guard, ready for this run; None where the level may not fall."""
         if self._guard is None:
             return None
-        lowest = max([job.waiting.lowest_level for job in jobs])
-        if level <= lowest or any([job.fixed for job in jobs]):  # noqa: C419 -- a generator takes four times as long
+        first = jobs[0]
+        lowest, deadline_s, fixed = first.waiting.lowest_level, first.waiting.deadline_s, first.fixed
+        for job in jobs[1:]:
+            lowest, deadline_s = max(lowest, job.waiting.lowest_level), min(deadline_s, job.waiting.deadline_s)
+            fixed = fixed or job.fixed
+        if level <= lowest or fixed:
             return None
-        left_ms = (min([job.waiting.deadline_s for job in jobs]) - self._clock()) * 1e3
-        sizes = jobs[0].waiting.sizes
+        left_ms = (deadline_s - self._clock()) * 1e3
+        sizes = first.waiting.sizes
         run_ms = self._profile.predict_ms(level, batch, sizes)
         if run_ms <= SHORT_MS and AMPLE * run_ms * slowdown <= left_ms:
             return None

@@ -16,6 +16,7 @@ from nested_sparse.tensor_spec import TensorSpec, batch_is_free
 
 from ..policy import Waiting
 from ..session import Array, Arrays, CheckedInputs, batch_size, check_inputs
+from .outcome import Outcome
 from .request import Request, Response, allowed_levels, rank_of, time_limit_ms
 from .request_queue import Ticket
 from .runner import Runner
@@ -33,7 +34,7 @@ class _Referable:
 class Job(_Referable):
     """A request that was taken in.
 
-    inputs: the request's arrays, checked.
+    inputs: the request's arrays, checked. future: takes the answer; an Outcome, until the job waits for its turn.
     time_limit_ms: time from `received_s` that the client grants; waiting.deadline_s leaves time for the reply.
     entered_s: time at which the scheduler got it; before that it waited elsewhere.
     least_accuracy: lowest accuracy that the client accepts; -inf where it stated none.
@@ -42,7 +43,7 @@ class Job(_Referable):
     """
 
     inputs: CheckedInputs
-    future: Future[Response]
+    future: Future[Response] | Outcome
     waiting: Waiting
     received_s: float
     entered_s: float
@@ -51,6 +52,14 @@ class Job(_Referable):
     fixed: bool
     client: str = ""
     ticket: Ticket | None = None
+
+    def wait(self) -> None:
+        """From now on another thread may run it, or end it: its answer gets a future."""
+        self.future = Future()
+
+    def is_wanted(self) -> bool:
+        """Begin with a job that has waited; False where its client has cancelled it."""
+        return not isinstance(self.future, Future) or self.future.set_running_or_notify_cancel()
 
     def leaves_choice(self, level: int) -> bool:
         """Whether the server chose `level`: the client named neither this level nor it as the lowest."""
@@ -86,7 +95,7 @@ class Terms:
         return (run_ms + self.margin_ms) / (1.0 - self.margin_share) if self.margin_share < 1.0 else math.inf
 
 
-def make_job(session: Runner, request: Request, future: Future[Response], terms: Terms, now_s: float) -> Job:
+def make_job(session: Runner, request: Request, terms: Terms, now_s: float) -> Job:
     """The job of a request. It came in at `now_s`, unless it states another time.
 
     Raises InputError, LevelError; DeadlineError where the client has stopped waiting.
@@ -112,7 +121,7 @@ def make_job(session: Runner, request: Request, future: Future[Response], terms:
     )
     return Job(
         inputs,
-        future,
+        Outcome(),
         waiting,
         received_s,
         now_s,

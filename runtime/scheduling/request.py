@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from nested_sparse.argument import as_float, real, shown, whole
 from nested_sparse.errors import DeadlineError, InputError
 from nested_sparse.level import Level, resolve_level
+from nested_sparse.record import record
 
 from ..session import Array, Arrays, Lowering
 
@@ -16,7 +16,7 @@ PRIORITY_LEVELS, DEFAULT_PRIORITY = 10, 5
 """Priorities of requests: 1 is the highest, as the protocol has it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Request:
     """One inference to be done in time.
 
@@ -42,7 +42,7 @@ class Request:
     client: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Response:
     """The answer to a request: outputs, the level that they were computed at, and where the time went.
 

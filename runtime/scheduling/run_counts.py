@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from nested_sparse.record import record
 
 MOST_SIZES = 128
 """Numbers of samples that are told apart: clients choose them, and a table of all would grow without bound."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SameSize:
     """The runs of one number of samples. compute_ns: their time, in sum."""
 

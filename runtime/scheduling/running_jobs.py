@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from nested_sparse.record import record
 
 from ..policy import Decision
 from ..session import Watchdog, stuck_after_s
@@ -12,7 +14,7 @@ from .job import Job
 from .weakly import weakly
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class Turn:
     """Jobs that run together, and how; or the error that the policy raised for the first of them. It names their run.
 

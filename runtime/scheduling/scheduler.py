@@ -24,7 +24,7 @@ from ..session import Guard
 from .bare_error import bare
 from .device import Device
 from .dispatcher import Dispatcher
-from .execution import Executor
+from .execution import Execution, Executor
 from .job import Job, Terms, can_join, make_job
 from .job_queue import JobQueue
 from .refusals import Refusals
@@ -143,16 +143,26 @@ class Scheduler:
         """Queue a request, or run it where at_once_ms allows. It never raises: an error is in the future."""
         future: Future[Response] = Future()
         try:
-            job = make_job(self._session, request, future, self._terms, self._clock())
-            turn = self._admit(job)
+            answer = self.run_or_queue(request)
         except Exception as error:  # our own errors, or a fault of the pluggable policy
             future.set_exception(bare(error))
             return future
-        if turn is None:
-            future.add_done_callback(partial(self._when_done, ref(job)))
-        else:
-            self._serve((), turn)
+        if isinstance(answer, Future):
+            return answer
+        future.set_result(answer)
         return future
+
+    def run_or_queue(self, request: Request) -> Response | Future[Response]:
+        """As submit(), but a request that runs at once has its response, and raises its error, without a future."""
+        job = make_job(self._session, request, self._terms, self._clock())
+        turn = self._admit(job)
+        answer = job.future
+        if turn is not None:
+            self._serve((), turn)
+        if isinstance(answer, Future):
+            answer.add_done_callback(partial(self._when_done, ref(job)))
+            return answer
+        return answer.taken()
 
     def serve_next(self) -> bool:
         """End the expired requests, then run or shed the request that is due first. False if there were none."""
@@ -233,10 +243,13 @@ class Scheduler:
         try:
             with self._device.lock:
                 self._check_open()
+                turn = None
                 try:
-                    return self._dispatcher.admit(job, self._clock(), left, self._at_once_ms)
+                    turn = self._dispatcher.admit(job, self._clock(), left, self._at_once_ms)
                 finally:
-                    self._device.wake()
+                    if turn is None:  # a queue has changed
+                        self._device.wake()
+                return turn
         finally:
             for each in left:
                 self._end(each, self._refusals.over_its_share(each, self._clock()))
@@ -286,32 +299,22 @@ class Scheduler:
             if self._finish(turn):
                 self._failed_run(turn, decision, level, error)
             return
-        if not self._finish(turn):
+        if not self._finish(turn, done, level):
             return
-        batch = sum(job.waiting.batch for job in turn.jobs)
-        with self._device.lock:
-            self._dispatcher.learn(turn, level, done)
-            self._counts.add(batch, round((done.ended_s - done.started_s) * 1e9))
         for job, outputs in zip(turn.jobs, done.outputs, strict=True):
-            job.future.set_result(
-                Response(
-                    outputs=outputs,
-                    level=self._session.levels[done.level],
-                    queue_us=round((done.started_s - job.received_s) * 1e6),
-                    compute_us=round((done.ended_s - done.started_s) * 1e6),
-                    reason=decision.reason,
-                    time_limit_ms=job.time_limit_ms,
-                    batch=batch,
-                    lowering=done.lowering,
-                    ended_s=done.ended_s,
-                )
-            )
+            job.future.set_result(done.response(job, outputs, self._session.levels[done.level], decision.reason))
 
-    def _finish(self, turn: Turn) -> bool:
-        """Take note that the run has ended; False where its requests were told that it is stuck."""
+    def _finish(self, turn: Turn, done: Execution | None = None, level: int = 0) -> bool:
+        """Take note that the run has ended; False where its requests were told that it is stuck.
+
+        done: its result, where it has one. level: that it began at.
+        """
         waited_for = self._running.finish(turn)
         with self._device.lock:
             self._device.end(turn)
+            if waited_for and done is not None:
+                self._dispatcher.learn(turn, level, done)
+                self._counts.add(done.batch, round((done.ended_s - done.started_s) * 1e9))
         return waited_for
 
     def _on_stuck(self, turn: Turn, elapsed_s: float) -> None:
@@ -386,5 +389,5 @@ class Scheduler:
 
     def _end(self, job: Job, error: Exception) -> None:
         """Fail a job that was taken from the queue unrun, unless its client has cancelled it."""
-        if job.future.set_running_or_notify_cancel():
+        if job.is_wanted():
             job.future.set_exception(error)

@@ -117,8 +117,7 @@ class Watchdog(Generic[KeyT]):
     @property
     def stuck_count(self) -> int:
         """Number of tasks that are under way beyond their limit."""
-        with self._lock:
-            return self._limits.overdue_count
+        return self._limits.overdue_count
 
     def close(self) -> None:
         """End the thread. on_stuck must not call this."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from nested_sparse.errors import InputError
 from nested_sparse.excerpt import excerpt, excerpts
+from nested_sparse.record import record
 from nested_sparse.runtime.scheduling import Request
 from nested_sparse.tensor_spec import TensorSpec
 
 from ..shared_memory.region import Place
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Call:
     """A request, and the fields that the transport needs for its answer.
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nested_sparse.errors import InputError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.proto.messages import InferParameter, ModelInferRequest
+from nested_sparse.record import record
 from nested_sparse.runtime.scheduling import Request
 from nested_sparse.runtime.session import Array, CheckedInputs, check_inputs, in_order
 from nested_sparse.tensor_spec import TensorSpec
@@ -67,7 +68,7 @@ class KnownHeader:
     inputs: tuple[KnownInput, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class KnownRequest:
     """A request with a known header. raw: the values of its inputs that are not in shared memory, in `memory`."""
 

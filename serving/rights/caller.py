@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -28,9 +29,16 @@ def name_client(context: Any) -> None:
     client = caller.get()
     name = "" if client is None else client.name
     if not name:
-        facts = context.auth_context()
-        name = next((facts[key][0].decode("utf-8", "replace") for key in CERTIFICATE_NAMES if facts.get(key)), "")
+        name = _certified(context.auth_context())
     client_name.set(name or context.peer().rpartition(":")[0])
+
+
+def _certified(facts: Mapping[str, Sequence[bytes]]) -> str:
+    """The name in the client's certificate; "" where it showed none. facts: gRPC's authentication context."""
+    for key in CERTIFICATE_NAMES:
+        if names := facts.get(key):
+            return names[0].decode("utf-8", "replace")
+    return ""
 
 
 def check_priority(priority: int | None) -> None:

@@ -48,7 +48,7 @@ class FakeEngine:
         self.counts = RunCounts()
         self.replies: list[Response] = []
 
-    def submit(self, request: Request) -> Future[Response]:
+    def run_or_queue(self, request: Request) -> Future[Response]:
         """Accepts a request as the scheduler does."""
         self.requests.append(request)
         future: Future[Response] = Future()

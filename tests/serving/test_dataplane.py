@@ -140,7 +140,7 @@ def test_drain_gives_up_after_the_grace(model):
 def test_a_refused_request_is_gone_without_a_garbage_collection(model, monkeypatch, later):
     """Its inputs may be large: a client whose requests are refused must not fill the memory until Python collects."""
     futures = [Future()]
-    monkeypatch.setattr(model.engine, "submit", lambda request: futures[0])
+    monkeypatch.setattr(model.engine, "run_or_queue", lambda request: futures[0])
     if not later:
         futures[0].set_exception(OverloadedError("full", 5.0))
     refused = call()

@@ -112,12 +112,12 @@ def test_text_of_a_client_is_escaped_in_the_log(model, server, log) -> None:
     logger, text = log
     handler = logger.handlers[0]
     logs = logging.getLogger("nested_sparse.serving")
-    submit: Callable[..., object] = model.engine.submit
+    run: Callable[..., object] = model.engine.run_or_queue
 
     def fail(request):
         raise RuntimeError(f"no way to run {HOSTILE}")
 
-    model.engine.submit = fail
+    model.engine.run_or_queue = fail
     logs.addHandler(handler)
     try:
         with grpc.insecure_channel(server.address) as channel:
@@ -128,7 +128,7 @@ def test_text_of_a_client_is_escaped_in_the_log(model, server, log) -> None:
             assert call.code() == grpc.StatusCode.INTERNAL
     finally:
         logs.removeHandler(handler)
-        model.engine.submit = submit
+        model.engine.run_or_queue = run
     lines = check(text.getvalue(), 1)
     assert "model_infer failed, incident" in lines[0]
     assert [line for line in lines if line.startswith(r"  RuntimeError: no way to run \n2026-01-01")]

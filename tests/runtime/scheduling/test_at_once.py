@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_sessions import FakeSession
 
-from nested_sparse.errors import DeadlineError, UnavailableError
+from nested_sparse.errors import DeadlineError, InputError, KernelError, StuckError, UnavailableError
 from nested_sparse.runtime.policy.elastic import ElasticPolicy
 from nested_sparse.runtime.profiling.profile import LatencyProfile
+from nested_sparse.runtime.scheduling import running_jobs
 from nested_sparse.runtime.scheduling.device import Device
-from nested_sparse.runtime.scheduling.request import Request
+from nested_sparse.runtime.scheduling.request import Request, Response
 from nested_sparse.runtime.scheduling.scheduler import Scheduler
 
 X = {"x": np.ones((1, 3), np.float32)}
@@ -109,6 +113,59 @@ def test_an_error_is_in_the_future(session: Threads) -> None:
     assert isinstance(scheduler.submit(Request(X, timeout_ms=0.0)).exception(0), DeadlineError)
     scheduler.submit(Request(X)).result(0)
     assert scheduler.stats().queue_length == 0
+    scheduler.close()
+
+
+def test_run_or_queue_gives_the_response_itself_or_a_future(session: Threads) -> None:
+    """Nothing is to be waited for, and then a run is under way."""
+    scheduler = scheduler_of(session, 1.0)
+    response = scheduler.run_or_queue(Request(X))
+    assert isinstance(response, Response)
+    np.testing.assert_array_equal(response.outputs["y"], 2 * X["x"])
+    slow = scheduler_of(session, 0.0, device=scheduler._device)
+    first = slow.run_or_queue(Request(X))
+    assert session.entered.wait(60)
+    second = scheduler.run_or_queue(Request(X))
+    session.gate.set()
+    for waiting in (first, second):
+        assert isinstance(waiting, Future)
+        np.testing.assert_array_equal(waiting.result(60).outputs["y"], 2 * X["x"])
+    for each in (slow, scheduler):
+        each.close()
+
+
+@pytest.mark.parametrize("kind", [DeadlineError, KernelError, InputError])
+def test_run_or_queue_raises_and_keeps_nothing_of_the_request(session: Threads, kind: type[Exception]) -> None:
+    """A refused request, and runs that fail: nothing waits for Python's garbage collector, not the request's array."""
+    scheduler = scheduler_of(session, 1.0)
+    refused = kind is DeadlineError
+    session.fault = None if refused else kind("as told")
+    array = np.ones((1, 3), np.float32)
+    array_of = weakref.ref(array)
+    request = Request({"x": array}, timeout_ms=0.0 if refused else None)
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(kind):
+            scheduler.run_or_queue(request)
+        session.fault = None
+        del request, array
+        assert array_of() is None
+    finally:
+        gc.enable()
+    scheduler.close()
+
+
+def test_a_run_at_once_that_gets_stuck_is_ended_and_said(session: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watchdog ends it from its own thread; the caller gets the error in place of the answer."""
+    monkeypatch.setattr(running_jobs, "stuck_after_s", lambda predicted_ms: 0.05)
+    ended = threading.Event()
+    monkeypatch.setattr(session, "run", lambda *_: ended.wait(60) and {"y": X["x"]})
+    monkeypatch.setattr(session, "stop_run", lambda *_: ended.set())
+    scheduler = scheduler_of(session, 1.0)
+    with pytest.raises(StuckError):
+        scheduler.run_or_queue(Request(X))
+    assert ended.is_set()
     scheduler.close()
 
 

@@ -36,11 +36,11 @@ class BusyEngine:
         self._engine = engine
         self.longest_wait_s = 0.0
 
-    def submit(self, request: Request) -> Future[Response]:
+    def run_or_queue(self, request: Request) -> Future[Response]:
         assert request.received_s is not None
         self.longest_wait_s = max(self.longest_wait_s, time.monotonic() - request.received_s)
         time.sleep(WORK_S)
-        return self._engine.submit(request)
+        return self._engine.run_or_queue(request)
 
     def close(self, grace_s: float) -> None:
         self._engine.close(grace_s)

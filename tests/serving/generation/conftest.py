@@ -26,7 +26,7 @@ class CountingEngine:
         self.pending: list[tuple[Request, Future[Response]]] = []
         self.held, self.refuses, self.default_slo_ms = False, 0, 1000.0
 
-    def submit(self, request: Request) -> Future[Response]:
+    def run_or_queue(self, request: Request) -> Future[Response]:
         """Accepts a request as the scheduler does."""
         self.requests.append(request)
         future: Future[Response] = Future()
