@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Annotated
 
-import typer
+import click
 
 from nested_sparse import __version__
 from nested_sparse.errors import NestedSparseError
 from nested_sparse.excerpt import paragraph
 
 from .commands.bench import bench
+from .commands.command import command_of, group
 from .commands.demo import demo
 from .commands.inspect import inspect
 from .commands.nest import nest
@@ -26,41 +26,24 @@ from .commands.train import train
 from .log import set_up_log
 from .streams import prepare_streams
 
-app = typer.Typer(
-    name="nested-sparse",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+app = group(
+    "nested-sparse", "One checkpoint, several sparse levels: train it, look at it, cut it, measure it, serve it."
 )
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        print(f"nested-sparse {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version and end.", callback=_show_version, is_eager=True)
-    ] = False,
-) -> None:
-    """One checkpoint, several sparse levels: train it, look at it, cut it, measure it, serve it."""
-
-
-app.command("train")(train)
-app.command("nest")(nest)
-app.command("inspect")(inspect)
-app.command("slice")(slice_file)
-app.command("sign")(sign)
-app.command("publish")(publish)
-app.command("profile")(profile)
-app.command("serve", cls=ServeCommand)(serve)
-app.command("top")(top)
-app.command("demo")(demo)
-app.add_typer(bench, name="bench")
+click.version_option(__version__, message="nested-sparse %(version)s", help="Show the version and end.")(app)
+for name, function in (
+    ("train", train),
+    ("nest", nest),
+    ("inspect", inspect),
+    ("slice", slice_file),
+    ("sign", sign),
+    ("publish", publish),
+    ("profile", profile),
+):
+    app.add_command(command_of(name, function))
+app.add_command(command_of("serve", serve, ServeCommand))
+app.add_command(command_of("top", top))
+app.add_command(command_of("demo", demo))
+app.add_command(bench)
 
 
 def main() -> None:

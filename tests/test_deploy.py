@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from nested_sparse.serving import cli
 from nested_sparse.serving.cluster.ingress import SERVICE_NAMES

@@ -89,7 +89,7 @@ ROOMS: Mapping[str, int] = {
 """Rooms of runtime/: each imports from rooms of a lower number only."""
 
 DEVICE_LIBRARIES = {"numpy", "onnxruntime", "google", "grpc", "grpc_health", "grpc_reflection", "psutil"}
-DEVICE_LIBRARIES |= {"typer", "rich", "prometheus_client", "tomli"}
+DEVICE_LIBRARIES |= {"click", "tabulate", "prometheus_client", "tomli"}
 MAY_USE: Mapping[str, set[str]] = {
     "core": {"numpy", "tomli"},
     "proto": {"google"},

@@ -22,7 +22,7 @@ case ${1-} in
     pinned numpy pytest iniconfig pluggy packaging Pygments hypothesis sortedcontainers
     # --study trains and exports
     pinned onnx onnx-ir onnxruntime onnxscript ml_dtypes protobuf flatbuffers typing_extensions safetensors rich markdown-it-py \
-      mdurl psutil typer shellingham annotated-doc scikit-learn scipy joblib threadpoolctl
+      mdurl psutil click tabulate scikit-learn scipy joblib threadpoolctl
     exit 0 ;;
   "" | --study) ;;
   *) sed -n '2,9p' "$0" >&2; exit 2 ;;

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 
 from nested_sparse.amend import store_metrics, store_reroutes
 from nested_sparse.checkpoint import Checkpoint
@@ -80,16 +81,17 @@ def load_demo_data(directory: Path | None) -> DemoData:
     return DemoData(replace(recipe, name=directory.resolve().name, load_data=images.load), train, _picked(test, order))
 
 
-def train_demo(data: DemoData, out: Path, force: bool, console: Console) -> Path:
+def train_demo(data: DemoData, out: Path, force: bool, stream: TextIO) -> Path:
     """Train, measure and export to `out`/{name}.safetensors; a finished one is used again unless `force`.
 
     Its int8 twin goes beside it (`int8_twin`). Progress is kept in `out`/{name}.state, from which a stopped
     run goes on. Raises TrainingError, ExportError.
     """
+    say = partial(print, file=stream, flush=True)
     path, state = out / f"{data.name}.safetensors", out / f"{data.name}.state"
     if path.exists() and not force:
         Checkpoint.open(path).close()
-        console.print(f"using {path}, which an earlier run trained (--force trains again)")
+        say(f"using {path}, which an earlier run trained (--force trains again)")
         return path
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -101,16 +103,16 @@ def train_demo(data: DemoData, out: Path, force: bool, console: Console) -> Path
     unit = "latency_ms" if options.get("budget_by") == "latency" else "densities"
     levels = ", ".join(map(str, options[unit]))
     unit = "ms" if unit == "latency_ms" else "density"
-    console.print(f"training on {data.name}: {len(data.train)} images, levels of {levels} {unit}")
+    say(f"training on {data.name}: {len(data.train)} images, levels of {levels} {unit}")
     inputs, net = start(data.recipe)
-    with progress_on(console) as on_progress:
+    with progress_on(stream) as on_progress:
         train_by(data.recipe, inputs, net, state, on_progress)
     metrics = metrics_per_level(net, in_order(data.test))
     _export_int8(net.cpu(), inputs, data, int8_twin(path))
     export(net, inputs.example, path, metrics=metrics, force=force)
     store_reroutes(path, _route_scores(path, data))
     state.unlink(missing_ok=True)
-    console.print(f"wrote {path}, verified against torch at every level")
+    say(f"wrote {path}, verified against torch at every level")
     return path
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -99,10 +100,10 @@ class ProgressBar:
 
 
 @contextmanager
-def progress_on(console: Console) -> Iterator[Callable[[EpochReport], None]]:
-    """A listener of `train`: a bar where `console` is a terminal, else `log_progress`, as a bar would not be seen."""
-    if console.is_terminal:
-        with ProgressBar(console) as bar:
+def progress_on(stream: TextIO) -> Iterator[Callable[[EpochReport], None]]:
+    """A listener of `train`: a bar where `stream` is a terminal, else `log_progress`, as a bar would not be seen."""
+    if stream.isatty():
+        with ProgressBar(Console(file=stream)) as bar:
             yield bar
     else:
         yield log_progress

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
+import click
 
 from nested_sparse.errors import NestedSparseError
 
@@ -14,10 +12,9 @@ ROUNDS, QUICK_ROUNDS = 2000, 300
 SECONDS, QUICK_SECONDS = 2.0, 0.5
 
 
-def front(
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer calls: about 15 s in place of 45.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Only the JSON line.")] = False,
-) -> None:
+@click.option("--quick", is_flag=True, help="Fewer calls: about 15 s in place of 45.")
+@click.option("as_json", "--json", is_flag=True, help="Only the JSON line.")
+def front(quick: bool, as_json: bool) -> None:
     """Calls of a trivial model against calls of a bare grpc.aio server, in turns, with equal bytes both ways.
 
     One client calls both servers by turns, with 4 kB, with 602 kB, and with 602 kB in shared memory beside a bare call

@@ -4,53 +4,56 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
 from nested_sparse.errors import NestedSparseError
 
+from .command import PATH
 from .output import print_json
 
 REPEATS, QUICK_REPEATS = 21, 5
 
 
+@click.option(
+    "--rows",
+    multiple=True,
+    help="Rows to measure, by name or by a pattern like 'linear-*'; may be repeated. Default: the table's.",
+)
+@click.option("--pattern", help="ResNet-50 with this sparsity pattern in place of the table's rows.")
+@click.option(
+    "--density",
+    type=click.FloatRange(0.0, 1.0),
+    multiple=True,
+    help="ResNet-50 at these densities, one per level, in place of the table's rows; may be repeated.",
+)
+@click.option("--values", help="ResNet-50 with weights stored like this in place of the table's rows.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of both sides, for all rows. Default: each row's own.")
+@click.option(
+    "--repeats", type=click.IntRange(1), help=f"Timed rounds; the contenders take turns in each. Default: {REPEATS}."
+)
+@click.option("--quick", is_flag=True, help=f"{QUICK_REPEATS} rounds.")
+@click.option("--layers", is_flag=True, help="Also a table per kind of convolution, both sides.")
+@click.option("--peers", is_flag=True, help="Also DeepSparse, MNN, OpenVINO and ONNX Runtime, in float32 and in int8.")
+@click.option(
+    "--peers-folder",
+    type=PATH,
+    default=Path("build/peers"),
+    help="Folder of the peers' environments; missing ones are made.",
+)
+@click.option("as_json", "--json", is_flag=True, help="Only the JSON line.")
 def kernels(
-    rows: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Rows to measure, by name or by a pattern like 'linear-*'; may be repeated. Default: the table's."
-        ),
-    ] = None,
-    pattern: Annotated[
-        str | None, typer.Option(help="ResNet-50 with this sparsity pattern in place of the table's rows.")
-    ] = None,
-    density: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="ResNet-50 at these densities, one per level, in place of the table's rows; may be repeated.",
-            min=0.0,
-            max=1.0,
-        ),
-    ] = None,
-    values: Annotated[
-        str | None, typer.Option(help="ResNet-50 with weights stored like this in place of the table's rows.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of both sides, for all rows. Default: each row's own.", min=1)
-    ] = None,
-    repeats: Annotated[
-        int | None, typer.Option(help=f"Timed rounds; the contenders take turns in each. Default: {REPEATS}.", min=1)
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK_REPEATS} rounds.")] = False,
-    layers: Annotated[bool, typer.Option("--layers", help="Also a table per kind of convolution, both sides.")] = False,
-    peers: Annotated[
-        bool, typer.Option("--peers", help="Also DeepSparse, MNN, OpenVINO and ONNX Runtime, in float32 and in int8.")
-    ] = False,
-    peers_folder: Annotated[
-        Path, typer.Option(help="Folder of the peers' environments; missing ones are made.")
-    ] = Path("build/peers"),
-    as_json: Annotated[bool, typer.Option("--json", help="Only the JSON line.")] = False,
+    rows: tuple[str, ...],
+    pattern: str | None,
+    density: tuple[float, ...],
+    values: str | None,
+    threads: int | None,
+    repeats: int | None,
+    quick: bool,
+    layers: bool,
+    peers: bool,
+    peers_folder: Path,
+    as_json: bool,
 ) -> None:
     """Our kernels against dense ONNX Runtime, in float32 and int8: ResNet-50, MobileNetV2, linear layers, levels.
 

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
+from .command import PATH, argument
 from .output import print_json, print_table
 
 
+@argument("checkpoint", type=PATH, required=False, metavar="[FILE]", help="Checkpoint to serve; with --target, none.")
+@click.option("--target", help="HOST:PORT of a running Open Inference Protocol server, in place of FILE.")
+@click.option("--model", help="The target's model; with FILE, its stem.")
+@click.option("--qps", type=click.FloatRange(0.01), default=100.0, help="Queries per second, Poisson arrivals.")
+@click.option(
+    "--bound-ms", type=click.FloatRange(0.1), default=50.0, help="Bound of the latency, and the SLO of FILE's server."
+)
+@click.option("--seconds", type=click.FloatRange(0.1), default=60.0, help="Least duration.")
+@click.option(
+    "--percentile", type=click.FloatRange(0.5, 0.9999), default=0.99, help="Share of the queries within the bound."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the arrivals and of the samples.")
+@click.option("as_json", "--json", is_flag=True, help="Only the JSON line.")
 def loadgen(
-    checkpoint: Annotated[
-        Path | None, typer.Argument(help="Checkpoint to serve; with --target, none.", metavar="[FILE]")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="HOST:PORT of a running Open Inference Protocol server, in place of FILE.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="The target's model; with FILE, its stem.")] = None,
-    qps: Annotated[float, typer.Option(help="Queries per second, Poisson arrivals.", min=0.01)] = 100.0,
-    bound_ms: Annotated[
-        float, typer.Option(help="Bound of the latency, and the SLO of FILE's server.", min=0.1)
-    ] = 50.0,
-    seconds: Annotated[float, typer.Option(help="Least duration.", min=0.1)] = 60.0,
-    percentile: Annotated[
-        float, typer.Option(help="Share of the queries within the bound.", min=0.5, max=0.9999)
-    ] = 0.99,
-    seed: Annotated[int, typer.Option(help="Seed of the arrivals and of the samples.", min=0)] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Only the JSON line.")] = False,
+    checkpoint: Path | None,
+    target: str | None,
+    model: str | None,
+    qps: float,
+    bound_ms: float,
+    seconds: float,
+    percentile: float,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """A run of LoadGen's Server scenario. A query that is shed counts as late, and so does one that fails.
 
@@ -41,7 +46,7 @@ def loadgen(
 
     scenario = ServerScenario(qps, bound_ms, seconds, percentile=percentile, seed=seed)
     if (checkpoint is None) == (target is None) or (target is not None and model is None):
-        raise typer.BadParameter("expected FILE, or --target with --model")
+        raise click.BadParameter("expected FILE, or --target with --model")
     if target is not None:
         outcome = measure(target, model or "", scenario)
     else:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
 
-import typer
+import click
 
 from nested_sparse.errors import NestedSparseError
 
@@ -19,31 +18,37 @@ SECONDS, QUICK_SECONDS = 5.0, 0.5
 _log = logging.getLogger(__name__)
 
 
+@click.option(
+    "--rows", multiple=True, help="Networks to measure, by name or by a pattern like 'mobilenet*'; may be repeated."
+)
+@click.option(
+    "--batches",
+    type=click.IntRange(1, MOST_BATCH),
+    multiple=True,
+    help="Batch size; may be repeated. Default: 1 and 8.",
+)
+@click.option(
+    "--levels",
+    type=click.FloatRange(0.0, 1.0),
+    multiple=True,
+    help="Density of a level; may be repeated. Default: 0.0538, 0.1338, 0.35.",
+)
+@click.option(
+    "--repeats", type=click.IntRange(3), help=f"Most timed rounds of a network and batch. Default: {REPEATS}."
+)
+@click.option("--quick", is_flag=True, help="Fewer layers, batch 1 unless others are given, fewer rounds.")
+@click.option("--all-sparse", is_flag=True, help="Leave no layer dense by measurement.")
+@click.option("--cpu-time", is_flag=True, help="The processor time of the thread, for a machine that does other work.")
+@click.option("as_json", "--json", is_flag=True, help="Only the JSON line.")
 def networks(
-    rows: Annotated[
-        list[str] | None,
-        typer.Option(help="Networks to measure, by name or by a pattern like 'mobilenet*'; may be repeated."),
-    ] = None,
-    batches: Annotated[
-        list[int] | None,
-        typer.Option(help="Batch size; may be repeated. Default: 1 and 8.", min=1, max=MOST_BATCH),
-    ] = None,
-    levels: Annotated[
-        list[float] | None,
-        typer.Option(help="Density of a level; may be repeated. Default: 0.0538, 0.1338, 0.35.", min=0.0, max=1.0),
-    ] = None,
-    repeats: Annotated[
-        int | None, typer.Option(help=f"Most timed rounds of a network and batch. Default: {REPEATS}.", min=3)
-    ] = None,
-    quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Fewer layers, batch 1 unless others are given, fewer rounds."),
-    ] = False,
-    all_sparse: Annotated[bool, typer.Option("--all-sparse", help="Leave no layer dense by measurement.")] = False,
-    cpu_time: Annotated[
-        bool, typer.Option("--cpu-time", help="The processor time of the thread, for a machine that does other work.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Only the JSON line.")] = False,
+    rows: tuple[str, ...],
+    batches: tuple[int, ...],
+    levels: tuple[float, ...],
+    repeats: int | None,
+    quick: bool,
+    all_sparse: bool,
+    cpu_time: bool,
+    as_json: bool,
 ) -> None:
     """Networks of the literature, nested, against dense ONNX Runtime of the same torch models, one thread.
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
 from nested_sparse.errors import BenchError
 
+from .command import PATH, argument
 from .output import print_json
 
 
-def server(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint to serve.", metavar="FILE")],
-    quick: Annotated[bool, typer.Option("--quick", help="Shorter parts: about 4 minutes in place of 20.")] = False,
-    bill: Annotated[
-        bool, typer.Option("--bill", help="Only a device's bill, without extras: installed size, start, memory.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Only the JSON line on stdout.")] = False,
-) -> None:
+@argument("checkpoint", type=PATH, metavar="FILE", help="Checkpoint to serve.")
+@click.option("--quick", is_flag=True, help="Shorter parts: about 4 minutes in place of 20.")
+@click.option("--bill", is_flag=True, help="Only a device's bill, without extras: installed size, start, memory.")
+@click.option("as_json", "--json", is_flag=True, help="Only the JSON line on stdout.")
+def server(checkpoint: Path, quick: bool, bill: bool, as_json: bool) -> None:
     """Installed size, start, memory, cost of a call, levels under load: figures and bounds in one table, then JSON.
 
     It joins `bench front` and `bench serving` with a few starts of the server. A part that cannot be measured here is a
@@ -30,8 +27,6 @@ def server(
 
     Example: `nested-sparse bench server docs/examples/fashion-mnist.safetensors --quick`
     """
-    from rich.console import Console
-
     from nested_sparse.checkpoint import Checkpoint
 
     from ..bench.machine import machine_facts
@@ -47,7 +42,7 @@ def server(
     Checkpoint.open(checkpoint).close()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and co-runners end, too
     neighbours = Neighbours(read_family_cpu_seconds)
-    figures, cells = measure_server(ServerOptions(checkpoint, quick, bill), Console(stderr=True))
+    figures, cells = measure_server(ServerOptions(checkpoint, quick, bill), sys.stderr)
     other_load = neighbours.cores()
     if not as_json:
         print_figures(figures)

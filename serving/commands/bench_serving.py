@@ -5,12 +5,12 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
 from nested_sparse.errors import BenchError
 
+from .command import PATH, argument
 from .output import print_json
 
 SECONDS, QUICK_SECONDS = 7.0, 6.0
@@ -18,64 +18,74 @@ QUICK_TRACES, QUICK_CO_RUNNERS = ("poisson", "gamma-8"), ("none", "cpu")
 CO_RUNNERS = ("none", "cpu", "memory", "quota")
 
 
+@argument(
+    "checkpoint",
+    type=PATH,
+    required=False,
+    metavar="FILE",
+    help="Checkpoint to serve, or the one that --target serves. [default: the demo's]",
+)
+@click.option(
+    "--target", help="HOST:PORT of a running Open Inference Protocol server, in place of servers that are started."
+)
+@click.option("--model", help="The target's model. [default: FILE's stem, or the target's first]")
+@click.option(
+    "--data",
+    type=PATH,
+    help="Folder of IDX files, whose images the requests carry. [default: digits; with FILE: noise]",
+)
+@click.option(
+    "--out", type=PATH, default=Path("demo-out"), help="Folder of the demo's checkpoint; a missing one is trained."
+)
+@click.option("--arrivals", type=PATH, help="An .npz file of arrival times (`arrival_us`), as one trace more.")
+@click.option(
+    "--trace",
+    multiple=True,
+    help="poisson, gamma-2, gamma-4, gamma-8, ramp, or --arrivals' stem; may be repeated. Default: all.",
+)
+@click.option(
+    "--co-runner", multiple=True, help=f"{', '.join(CO_RUNNERS)}; may be repeated. Default: all that are allowed here."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1.0),
+    help=f"Load per server, trace and co-runner, in seconds. Default: {SECONDS:g}.",
+)
+@click.option(
+    "--slo-ms",
+    type=click.FloatRange(0.1),
+    help="Milliseconds a request may take. Default: 3 × the densest level, at least 20 more.",
+)
+@click.option(
+    "--utilisation",
+    type=click.FloatRange(0.01, 20.0),
+    default=0.6,
+    help="Mean rate, as a share of the densest level's capacity.",
+)
+@click.option(
+    "--connections", type=click.IntRange(1, 1000), default=1, help="Client connections; requests take turns on them."
+)
+@click.option("--quick", is_flag=True, help="Two traces, with and without a busy co-runner: under four minutes.")
+@click.option("--picture", type=PATH, help="Also draw a PNG of a co-runner that starts and stops.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the arrivals and their items.")
+@click.option("as_json", "--json", is_flag=True, help="Only the JSON line on stdout.")
 def serving(
-    checkpoint: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Checkpoint to serve, or the one that --target serves. [default: the demo's]", metavar="FILE"
-        ),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="HOST:PORT of a running Open Inference Protocol server, in place of servers that are started."
-        ),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="The target's model. [default: FILE's stem, or the target's first]")
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder of IDX files, whose images the requests carry. [default: digits; with FILE: noise]"),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the demo's checkpoint; a missing one is trained.")] = Path(
-        "demo-out"
-    ),
-    arrivals: Annotated[
-        Path | None, typer.Option(help="An .npz file of arrival times (`arrival_us`), as one trace more.")
-    ] = None,
-    trace: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="poisson, gamma-2, gamma-4, gamma-8, ramp, or --arrivals' stem; may be repeated. Default: all."
-        ),
-    ] = None,
-    co_runner: Annotated[
-        list[str] | None,
-        typer.Option(help=f"{', '.join(CO_RUNNERS)}; may be repeated. Default: all that are allowed here."),
-    ] = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option(help=f"Load per server, trace and co-runner, in seconds. Default: {SECONDS:g}.", min=1.0),
-    ] = None,
-    slo_ms: Annotated[
-        float | None,
-        typer.Option(
-            help="Milliseconds a request may take. Default: 3 × the densest level, at least 20 more.", min=0.1
-        ),
-    ] = None,
-    utilisation: Annotated[
-        float, typer.Option(help="Mean rate, as a share of the densest level's capacity.", min=0.01, max=20.0)
-    ] = 0.6,
-    connections: Annotated[
-        int, typer.Option(help="Client connections; requests take turns on them.", min=1, max=1000)
-    ] = 1,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Two traces, with and without a busy co-runner: under four minutes.")
-    ] = False,
-    picture: Annotated[Path | None, typer.Option(help="Also draw a PNG of a co-runner that starts and stops.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the arrivals and their items.", min=0)] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Only the JSON line on stdout.")] = False,
+    checkpoint: Path | None,
+    target: str | None,
+    model: str | None,
+    data: Path | None,
+    out: Path,
+    arrivals: Path | None,
+    trace: tuple[str, ...],
+    co_runner: tuple[str, ...],
+    seconds: float | None,
+    slo_ms: float | None,
+    utilisation: float,
+    connections: int,
+    quick: bool,
+    picture: Path | None,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Every fixed level, SlackFit and elastic, under each trace beside each co-runner; verified answers; a JSON line.
 
@@ -87,8 +97,6 @@ def serving(
 
     Example: `nested-sparse bench serving docs/examples/fashion-mnist.safetensors --trace gamma-8 --co-runner cpu`
     """
-    from rich.console import Console
-
     from ..bench.serving.picture import refuse_foreign_picture
     from ..bench.serving.report import errors_of, print_cells, print_conditions, print_figures, report
     from ..bench.serving.run import LoadTestOptions, run_load_test
@@ -97,14 +105,14 @@ def serving(
         if path is not None and not path.is_file():
             raise BenchError(f"{path}: no such file ({option})")
     if model is not None and target is None:
-        raise typer.BadParameter(
+        raise click.BadParameter(
             "names a model of the --target; without a --target, FILE is served", param_hint="--model"
         )
     if picture is not None:
         refuse_foreign_picture(picture)
     unknown = [kind for kind in co_runner or () if kind not in CO_RUNNERS]
     if unknown:
-        raise typer.BadParameter(f"{unknown[0]!r}: expected one of {', '.join(CO_RUNNERS)}", param_hint="--co-runner")
+        raise click.BadParameter(f"{unknown[0]!r}: expected one of {', '.join(CO_RUNNERS)}", param_hint="--co-runner")
     options = LoadTestOptions(
         checkpoint=checkpoint,
         target=target,
@@ -122,7 +130,7 @@ def serving(
         connections=connections,
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and co-runners end, too
-    result = run_load_test(options, Console(stderr=True))
+    result = run_load_test(options, sys.stderr)
     if not as_json:
         print_cells(result.cells, result.scored_by)
         print_figures(result.figures)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from nested_sparse.excerpt import excerpt
 from nested_sparse.network import count_text
 
+from .command import PATH, argument
 from .output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -25,10 +26,9 @@ ROWS_TEXTS = {
 }
 
 
-def inspect(
-    file: Annotated[Path, typer.Argument(help="The checkpoint.")],
-    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
-) -> None:
+@argument("file", type=PATH, help="The checkpoint.")
+@click.option("--json", is_flag=True, help="One JSON object instead of tables.")
+def inspect(file: Path, json: bool) -> None:
     """Show the levels and layers of a checkpoint, after verifying nesting, indices, digests and the graph.
 
     Density is kept / all weights of the whole network. FLOPs are those of one sample of the example shape. In older

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from nested_sparse.errors import ExportError
 
+from .command import PATH, argument
 from .inspect import describe
 from .output import print_json, print_line, print_table
 
@@ -17,45 +18,59 @@ if TYPE_CHECKING:
     from nested_sparse.trainer.post_training.report import LevelReport
 
 
+@argument("model", type=PATH, help="The ONNX file.")
+@click.option(
+    "--calibration",
+    type=PATH,
+    required=True,
+    help="NPZ file: an array for each input, samples along its first dimension.",
+)
+@click.option(
+    "--density",
+    type=float,
+    multiple=True,
+    required=True,
+    metavar="D",
+    help="Share of the weights that a level keeps; once for each level, rising.",
+)
+@click.option("--output", "-o", type=PATH, required=True, help="File of the new checkpoint.")
+@click.option(
+    "--pattern", help="unstructured, block{V}x1, gs{B}x{k} or channel. Default: one that fits the file's zeros."
+)
+@click.option("--budget", help="uniform, global or erk.")
+@click.option("--values", default="float32", help="Type of the stored weights: float32, float16 or int8.")
+@click.option("--keep-dense", multiple=True, metavar="NAME", help="A layer that stays whole, or a pattern of names.")
+@click.option("--labels", metavar="NAME", help="Array of the NPZ file that holds each sample's class index.")
+@click.option(
+    "--samples", type=int, help="Number of samples to use, from the first on. Default: 256, or fewer large ones."
+)
+@click.option("--size", multiple=True, metavar="NAME=N", help="A free size of the model that becomes fixed.")
+@click.option(
+    "--report/--no-report", default=True, help="Measure what each layer costs, and name those worth keeping dense."
+)
+@click.option(
+    "--solve",
+    is_flag=True,
+    help="Let a densest level that drops nothing differ from the file, for better sparse levels.",
+)
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--json", is_flag=True, help="One JSON object instead of a table.")
 def nest(
-    model: Annotated[Path, typer.Argument(help="The ONNX file.")],
-    calibration: Annotated[
-        Path, typer.Option(help="NPZ file: an array for each input, samples along its first dimension.")
-    ],
-    density: Annotated[
-        list[float],
-        typer.Option(help="Share of the weights that a level keeps; once for each level, rising.", metavar="D"),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File of the new checkpoint.")],
-    pattern: Annotated[
-        str | None,
-        typer.Option(help="unstructured, block{V}x1, gs{B}x{k} or channel. Default: one that fits the file's zeros."),
-    ] = None,
-    budget: Annotated[str | None, typer.Option(help="uniform, global or erk.")] = None,
-    values: Annotated[str, typer.Option(help="Type of the stored weights: float32, float16 or int8.")] = "float32",
-    keep_dense: Annotated[
-        list[str] | None, typer.Option(help="A layer that stays whole, or a pattern of names.", metavar="NAME")
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Array of the NPZ file that holds each sample's class index.", metavar="NAME")
-    ] = None,
-    samples: Annotated[
-        int | None, typer.Option(help="Number of samples to use, from the first on. Default: 256, or fewer large ones.")
-    ] = None,
-    size: Annotated[
-        list[str] | None, typer.Option(help="A free size of the model that becomes fixed.", metavar="NAME=N")
-    ] = None,
-    report: Annotated[
-        bool, typer.Option(help="Measure what each layer costs, and name those worth keeping dense.")
-    ] = True,
-    solve: Annotated[
-        bool,
-        typer.Option(
-            "--solve", help="Let a densest level that drops nothing differ from the file, for better sparse levels."
-        ),
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+    model: Path,
+    calibration: Path,
+    density: tuple[float, ...],
+    output: Path,
+    pattern: str | None,
+    budget: str | None,
+    values: str,
+    keep_dense: tuple[str, ...],
+    labels: str | None,
+    samples: int | None,
+    size: tuple[str, ...],
+    report: bool,
+    solve: bool,
+    force: bool,
+    json: bool,
 ) -> None:
     """Make a checkpoint of nested levels from an ONNX file, and compare every level with ONNX Runtime.
 
@@ -117,5 +132,5 @@ def _report_facts(report: LevelReport) -> dict[str, Any]:
 def _named_size(text: str) -> tuple[str, int]:
     name, _, number = text.rpartition("=")
     if not name or not number.isdecimal() or int(number) < 1:
-        raise typer.BadParameter(f"--size: expected NAME=N with a whole number N above 0, got {text!r}")
+        raise click.BadParameter(f"--size: expected NAME=N with a whole number N above 0, got {text!r}")
     return name, int(number)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from nested_sparse.errors import InputError
 from nested_sparse.excerpt import excerpt
 
+from .command import PATH, argument
 from .costs import measure_and_write, or_dash, refuse_beside_costs
 from .output import print_json, print_line, print_table
 
@@ -25,36 +26,39 @@ CLEARLY = 0.95
 """Share of a time below which another time is called shorter; less is often noise."""
 
 
+@argument("file", type=PATH, help="The checkpoint.")
+@click.option("--level", type=click.IntRange(-1), default=-1, help="Level whose layers are shown; -1 is the densest.")
+@click.option("--batch", type=click.IntRange(1), multiple=True, help="Samples per run; may be repeated. Default: 1.")
+@click.option("--threads", type=click.IntRange(1), help="Threads; default: all usable cores.")
+@click.option("--spin", is_flag=True, help="Threads wait awake between layers, as with `serve --spin`.")
+@click.option("--repeats", type=click.IntRange(1), default=15, help="Timed runs per level and batch, after a warm-up.")
+@click.option(
+    "--against",
+    type=PATH,
+    help="Another file of the same network, e.g. with float32 values: the two take turns, and the table says "
+    "which is faster on this device.",
+)
+@click.option(
+    "--costs",
+    type=PATH,
+    help="File for what a kept weight of each layer costs on this device, measured with random masks; `nest` "
+    'takes it with budget_by="latency".',
+)
+@click.option(
+    "--pattern", multiple=True, help="With --costs: pattern to measure; may be repeated. Default: each layer's own."
+)
+@click.option("--json", is_flag=True, help="One JSON object instead of tables.")
 def profile(
-    file: Annotated[Path, typer.Argument(help="The checkpoint.")],
-    level: Annotated[int, typer.Option(help="Level whose layers are shown; -1 is the densest.", min=-1)] = -1,
-    batch: Annotated[
-        list[int] | None, typer.Option(help="Samples per run; may be repeated. Default: 1.", min=1)
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; default: all usable cores.", min=1)] = None,
-    spin: Annotated[
-        bool, typer.Option("--spin", help="Threads wait awake between layers, as with `serve --spin`.")
-    ] = False,
-    repeats: Annotated[int, typer.Option(help="Timed runs per level and batch, after a warm-up.", min=1)] = 15,
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            help="Another file of the same network, e.g. with float32 values: the two take turns, and the table says "
-            "which is faster on this device."
-        ),
-    ] = None,
-    costs: Annotated[
-        Path | None,
-        typer.Option(
-            help="File for what a kept weight of each layer costs on this device, measured with random masks; `nest` "
-            'takes it with budget_by="latency".'
-        ),
-    ] = None,
-    pattern: Annotated[
-        list[str] | None,
-        typer.Option(help="With --costs: pattern to measure; may be repeated. Default: each layer's own."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    file: Path,
+    level: int,
+    batch: tuple[int, ...],
+    threads: int | None,
+    spin: bool,
+    repeats: int,
+    against: Path | None,
+    costs: Path | None,
+    pattern: tuple[str, ...],
+    json: bool,
 ) -> None:
     """Measure the latency of every level, and of every layer at one level with the kernel that ran. Milliseconds.
 
@@ -69,12 +73,12 @@ def profile(
     Example: `nested-sparse profile model.safetensors --threads 1 --batch 1 --batch 8`
     """
     if costs is not None:
-        refuse_beside_costs(level, batch or [], against)
-        measure_and_write(file, costs, pattern or [], (batch or [1])[0], threads, repeats, spin=spin, json=json)
+        refuse_beside_costs(level, list(batch), against)
+        measure_and_write(file, costs, list(pattern), (batch or (1,))[0], threads, repeats, spin=spin, json=json)
         return
     if pattern:
         raise InputError("--pattern goes with --costs FILE, which measures patterns; a profile has the file's own")
-    facts = measure(file, level, batch or [1], threads, repeats, against, spin=spin)
+    facts = measure(file, level, list(batch or (1,)), threads, repeats, against, spin=spin)
     if json:
         print_json(facts)
     else:

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
+from .command import PATH, argument
 from .output import print_json, print_line
 
 
+@argument("file", type=PATH, help="The checkpoint to publish.")
+@click.option("--output", "-o", type=PATH, help="File of the manifest; default: FILE.manifest.")
+@click.option(
+    "--sign", type=PATH, metavar="KEY", help="PEM file of an Ed25519 private key, without a password, that signs it."
+)
+@click.option(
+    "--sample",
+    type=PATH,
+    metavar="NPZ",
+    help=".npz file of an array for each input, for the self-check; default: drawn.",
+)
+@click.option(
+    "--serial",
+    type=click.IntRange(0, 2**53),
+    help="Number that rises with each publication; default: the time in seconds.",
+)
+@click.option(
+    "--tolerance", type=click.FloatRange(0, 1), help="Share of an output's largest value by which a device may differ."
+)
+@click.option("--json", is_flag=True, help="One JSON object instead of a sentence.")
 def publish(
-    file: Annotated[Path, typer.Argument(help="The checkpoint to publish.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File of the manifest; default: FILE.manifest.")
-    ] = None,
-    sign: Annotated[
-        Path | None,
-        typer.Option(help="PEM file of an Ed25519 private key, without a password, that signs it.", metavar="KEY"),
-    ] = None,
-    sample: Annotated[
-        Path | None,
-        typer.Option(help=".npz file of an array for each input, for the self-check; default: drawn.", metavar="NPZ"),
-    ] = None,
-    serial: Annotated[
-        int | None,
-        typer.Option(help="Number that rises with each publication; default: the time in seconds.", min=0, max=2**53),
-    ] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(help="Share of an output's largest value by which a device may differ.", min=0, max=1),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a sentence.")] = False,
+    file: Path,
+    output: Path | None,
+    sign: Path | None,
+    sample: Path | None,
+    serial: int | None,
+    tolerance: float | None,
+    json: bool,
 ) -> None:
     """Write the manifest of a checkpoint: its levels, their digests, a sample with the answer of each level.
 

@@ -14,10 +14,9 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-from typer.core import TyperCommand, TyperOption
+import click
 
 from nested_sparse.errors import NestedSparseError, SettingsError
 from nested_sparse.excerpt import paragraph
@@ -29,6 +28,7 @@ from ..malloc_arenas import limit_arenas
 from ..settings.flags import given_flags, with_flags
 from ..settings.settings import Settings, read_settings
 from ..uncollected import uncollected
+from .command import PATH, Command, argument
 from .output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -50,51 +50,55 @@ POLICY_NAMES = "{policies}"
 log = logging.getLogger(__name__)
 
 
-class ServeCommand(TyperCommand):
+class ServeCommand(Command):
     """`serve`, whose help names the policies. They are imported when the help is asked for, not with every verb."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As any command's."""
         from nested_sparse.runtime.policy import DEFAULT_POLICY, POLICIES
 
         names = "; ".join(f"`{name}` ({kind.summary})" for name, kind in POLICIES.items())
         for option in self.params:
-            if isinstance(option, TyperOption) and option.help is not None:
+            if isinstance(option, click.Option) and option.help is not None:
                 option.help = option.help.replace(POLICY_NAMES, f"{names}; default: {DEFAULT_POLICY}")
-        super().format_help(ctx, formatter)
+        super().format_options(ctx, formatter)
 
 
+@click.pass_context
+@argument(
+    "files",
+    nargs=-1,
+    metavar="FILE|URL",
+    help="Checkpoints; each is served under its file's stem. A URL of http or https is fetched, and followed.",
+)
+@click.option(
+    "--config",
+    type=PATH,
+    metavar="FILE",
+    help="TOML file of all that the flags below say, and more; flags override it.",
+)
+@click.option(
+    "--priority",
+    multiple=True,
+    metavar="NAME=N",
+    help="NAME=N: of the models served together, the one with the higher N goes first (default 0); repeatable.",
+)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Say what would be served, and every mistake, and end: exit code 0, or 2 with mistakes.",
+)
+@click.option(
+    "--json", is_flag=True, help="When ready, print one JSON line with addresses and models; with --check too."
+)
 @with_flags
 def serve(
-    context: typer.Context,
-    files: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Checkpoints; each is served under its file's stem. A URL of http or https is fetched, and followed.",
-            metavar="FILE|URL",
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="TOML file of all that the flags below say, and more; flags override it.", metavar="FILE"),
-    ] = None,
-    priority: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="NAME=N: of the models served together, the one with the higher N goes first (default 0); repeatable.",
-            metavar="NAME=N",
-        ),
-    ] = None,
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check", help="Say what would be served, and every mistake, and end: exit code 0, or 2 with mistakes."
-        ),
-    ] = False,
-    json: Annotated[
-        bool,
-        typer.Option("--json", help="When ready, print one JSON line with addresses and models; with --check too."),
-    ] = False,
+    context: click.Context,
+    files: tuple[str, ...],
+    config: Path | None,
+    priority: tuple[str, ...],
+    check: bool,
+    json: bool,
     **flags: Any,
 ) -> None:
     """Serve checkpoints over gRPC (Open Inference Protocol v2), each request at the densest level its deadline allows.
@@ -129,13 +133,13 @@ def serve(
         if settings.watching.log_format == "text":
             raise  # main() writes it
         log.critical("%s", error)
-        raise typer.Exit(1) from None
+        raise click.exceptions.Exit(1) from None
 
 
-def _wrong(text: str) -> typer.Exit:
+def _wrong(text: str) -> click.exceptions.Exit:
     """The end of a command that was told what cannot be, after the line that says so."""
     print(f"nested-sparse: {paragraph(text)}", file=sys.stderr)
-    return typer.Exit(2)
+    return click.exceptions.Exit(2)
 
 
 def _check(settings: Settings, source: str, json: bool) -> None:

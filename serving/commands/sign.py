@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
+from .command import PATH, argument
 from .output import print_line
 
 
-def sign(
-    file: Annotated[Path, typer.Argument(help="The checkpoint to sign.")],
-    key: Annotated[
-        Path, typer.Option("--key", help="PEM file of an Ed25519 private key, without a password.", metavar="FILE")
-    ],
-) -> None:
+@argument("file", type=PATH, help="The checkpoint to sign.")
+@click.option(
+    "--key", type=PATH, required=True, metavar="FILE", help="PEM file of an Ed25519 private key, without a password."
+)
+def sign(file: Path, key: Path) -> None:
     """Put an Ed25519 signature into the header of a checkpoint; `serve --check-signature` asks for it.
 
     The file is replaced by renaming, and a signature that it has is replaced, too. A change of the file, a slice for

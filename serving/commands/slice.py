@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
+from .command import PATH, argument
 from .output import print_json, print_line
 
 
-def slice_file(
-    file: Annotated[Path, typer.Argument(help="The checkpoint to cut.")],
-    levels: Annotated[int, typer.Option("--levels", help="Number of levels to keep: 0 to K-1.", metavar="K")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File of the new checkpoint.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a sentence.")] = False,
-) -> None:
+@argument("file", type=PATH, help="The checkpoint to cut.")
+@click.option("--levels", type=int, required=True, metavar="K", help="Number of levels to keep: 0 to K-1.")
+@click.option("--output", "-o", type=PATH, required=True, help="File of the new checkpoint.")
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--json", is_flag=True, help="One JSON object instead of a sentence.")
+def slice_file(file: Path, levels: int, output: Path, force: bool, json: bool) -> None:
     """Write the first K levels of a checkpoint to a file; they answer bit for bit as in the whole checkpoint.
 
     Example: `nested-sparse slice model.safetensors --levels 1 -o small.safetensors`

@@ -6,13 +6,14 @@ import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.level import ACCURACY, DISAGREEMENT
 
+from .command import PATH, argument
 from .output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -21,17 +22,23 @@ if TYPE_CHECKING:
 STOPPED_EXIT_CODE = 130
 
 
+@argument("recipe", required=False, default="", help="A TOML file, or the name of a recipe (see --list).")
+@click.option("settings", "--set", multiple=True, metavar="TABLE.KEY=VALUE", help="A value that replaces the recipe's.")
+@click.option("--seed", type=click.IntRange(0), help="Seed that replaces the recipe's.")
+@click.option("--out", type=PATH, default=Path("runs"), help="Folder of checkpoint, state, record and picture.")
+@click.option("--fresh", is_flag=True, help="Begin anew, and replace existing files.")
+@click.option("--tensorboard", type=PATH, help="Folder of TensorBoard's curves.")
+@click.option("list_names", "--list", is_flag=True, help="Name the recipes that come with the package.")
+@click.option("--json", is_flag=True, help="Only one JSON line on stdout; the rest on stderr.")
 def train(
-    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a recipe (see --list).")] = "",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A value that replaces the recipe's.", metavar="TABLE.KEY=VALUE")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed that replaces the recipe's.", min=0)] = None,
-    out: Annotated[Path, typer.Option(help="Folder of checkpoint, state, record and picture.")] = Path("runs"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, and replace existing files.")] = False,
-    tensorboard: Annotated[Path | None, typer.Option(help="Folder of TensorBoard's curves.")] = None,
-    list_names: Annotated[bool, typer.Option("--list", help="Name the recipes that come with the package.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Only one JSON line on stdout; the rest on stderr.")] = False,
+    recipe: str,
+    settings: tuple[str, ...],
+    seed: int | None,
+    out: Path,
+    fresh: bool,
+    tensorboard: Path | None,
+    list_names: bool,
+    json: bool,
 ) -> None:
     """Train every level by a recipe, and write the checkpoint, with each level's metrics, and a picture.
 
@@ -46,7 +53,7 @@ def train(
     if list_names:
         return _show_names(named_recipes(), json)
     if not recipe:
-        raise typer.BadParameter("name a recipe, or ask for --list")
+        raise click.BadParameter("name a recipe, or ask for --list")
     chosen = load_recipe(recipe, [*(settings or []), *([] if seed is None else [f"train.seed={seed}"])])
     figures = _run(chosen, out, fresh, tensorboard)
     if not figures:  # of several processes, only the first has the figures
@@ -59,20 +66,17 @@ def train(
 
 def _run(recipe: Recipe, out: Path, fresh: bool, tensorboard: Path | None) -> dict[str, Any]:
     """Train with progress on stderr; after a signal, a line tells how to resume the run."""
-    from rich.console import Console
-
     from nested_sparse.trainer.distributed import rank, start_processes
     from nested_sparse.trainer.progress import progress_on
     from nested_sparse.trainer.recipes.run import run_files, run_recipe
     from nested_sparse.trainer.tensorboard import TensorBoard
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    console = Console(stderr=True)
     with start_processes(), ExitStack() as stack:
         on_progress: list[Any] = []
         if tensorboard is not None and not rank():
             on_progress.append(stack.enter_context(TensorBoard(tensorboard)))
-        bar = stack.enter_context(progress_on(console))
+        bar = stack.enter_context(progress_on(sys.stderr))
         try:
             return run_recipe(recipe, out, fresh=fresh, on_progress=[bar, *on_progress])
         except KeyboardInterrupt:
@@ -81,7 +85,7 @@ def _run(recipe: Recipe, out: Path, fresh: bool, tensorboard: Path | None) -> di
             kept = f"{state} holds the last finished epoch" if state.exists() else "no epoch was finished"
             advice = "the same command without --fresh goes on" if state.exists() else "the same command begins anew"
             print(f"nested-sparse: stopped; {kept}; {advice}", file=sys.stderr)
-            raise typer.Exit(STOPPED_EXIT_CODE) from None
+            raise click.exceptions.Exit(STOPPED_EXIT_CODE) from None
 
 
 def _show(figures: dict[str, Any]) -> None:

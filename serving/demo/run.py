@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
 from nested_sparse.errors import NestedSparseError
 from nested_sparse.level import Level
@@ -23,6 +22,7 @@ from ..bench.serving.open_loop import Event, Outcome, open_loop
 from ..bench.serving.picture import Shade, draw, refuse_foreign_picture
 from ..bench.serving.server_process import running_server
 from ..bench.serving.workload import STRIP, strips_of
+from ..commands.output import table_text
 from .plan import PHASES, LoadPlan, make_plan
 from .report import PhaseRow, rows_of
 
@@ -46,8 +46,9 @@ class Served:
     level: int | None = None
 
 
-def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
-    """Run the demo, printing to `console`; returns the figures of the JSON line. Raises NestedSparseError."""
+def run_demo(options: DemoOptions, stream: TextIO) -> dict[str, object]:
+    """Run the demo, printing to `stream`; returns the figures of the JSON line. Raises NestedSparseError."""
+    say = partial(print, file=stream, flush=True)
     try:
         from nested_sparse.trainer.demo import int8_twin, load_demo_data, train_demo
     except ModuleNotFoundError as error:
@@ -56,7 +57,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
         ) from None
     refuse_foreign_picture(options.picture, options.force)
     data = load_demo_data(options.data)
-    checkpoint = train_demo(data, options.out, options.force, console)
+    checkpoint = train_demo(data, options.out, options.force, stream)
     levels, service_ms = measure_levels(checkpoint)
     measured = {"float32": (levels, service_ms)}
     configurations = {f"level {level}": Served(checkpoint, level) for level in range(len(levels))}
@@ -64,17 +65,17 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
     if int8_twin(checkpoint).exists():  # not beside a file of an earlier version's demo
         measured["int8"] = measure_levels(int8_twin(checkpoint))
         configurations["elastic int8"] = Served(int8_twin(checkpoint))
-    console.print(level_table(measured, data.name))
+    say(level_table(measured, data.name))
     strips, labels = strips_of(data)
     plan = make_plan(service_ms, len(strips), options.phase_s)
-    console.print(load_text(plan))
-    runs = load_servers(configurations, plan, strips, console)
+    say(load_text(plan))
+    runs = load_servers(configurations, plan, strips, say)
     rows = [row for name, outcomes in runs.items() for row in rows_of(name, outcomes, labels)]
-    console.print(result_table(rows))
+    say(result_table(rows))
     densest = f"level {len(levels) - 1}"
     pictured = {"elastic": runs["elastic"], densest: runs[densest]}
     draw(options.picture, pictured, plan.slo_ms, service_ms, shades_of(plan))
-    console.print(verdict(rows), f"picture: {options.picture}", sep="\n")
+    say(verdict(rows), f"picture: {options.picture}", sep="\n")
     return {
         "data": data.name,
         "checkpoint": str(checkpoint),
@@ -103,12 +104,15 @@ def measure_levels(checkpoint: Path) -> tuple[Sequence[Level], list[float]]:
 
 
 def load_servers(
-    configurations: Mapping[str, Served], plan: LoadPlan, strips: Sequence[NDArray[np.float32]], console: Console
+    configurations: Mapping[str, Served],
+    plan: LoadPlan,
+    strips: Sequence[NDArray[np.float32]],
+    say: Callable[[str], None],
 ) -> dict[str, list[Outcome]]:
     """The outcomes of the same load on each configuration, which has a process of its own."""
     runs = {}
     for name, served in configurations.items():
-        console.print(f"load: {name} …", style="dim")
+        say(f"load: {name} …")
         level = [] if served.level is None else ["--level", str(served.level)]
         arguments = ["--threads", str(THREADS), "--slo-ms", str(plan.slo_ms), *level]
         with running_server(served.checkpoint, arguments) as server, co_runner("cpu", [server.pid]) as neighbour:
@@ -137,51 +141,53 @@ def load_text(plan: LoadPlan) -> str:
     )
 
 
-def level_table(measured: Mapping[str, tuple[Sequence[Level], Sequence[float]]], data_name: str) -> Table:
+def level_table(measured: Mapping[str, tuple[Sequence[Level], Sequence[float]]], data_name: str) -> str:
     """The table of levels: a line each, with accuracy and cost. measured: levels and latencies, by type of values."""
-    table = Table(title=f"levels trained on {data_name}; latency of {STRIP} images on {THREADS} thread", box=SIMPLE)
-    for column in ("values", "level", "accuracy", "density", "MFLOP/image", "KB in file", "latency ms"):
-        table.add_column(column, justify="left" if column == "values" else "right")
-    for values, (levels, service_ms) in measured.items():
-        for level, latency_ms in zip(levels, service_ms, strict=True):
-            table.add_row(
-                values,
-                str(level.index),
-                f"{level.metrics['accuracy']:.2%}",
-                f"{level.density:.2%}",
-                f"{level.flops / 1e6:.1f}",
-                f"{level.nbytes / 1024:.0f}",
-                f"{latency_ms:.2f}",
-            )
-    return table
+    columns = ("values", "level", "accuracy", "density", "MFLOP/image", "KB in file", "latency ms")
+    rows = [
+        (
+            values,
+            str(level.index),
+            f"{level.metrics['accuracy']:.2%}",
+            f"{level.density:.2%}",
+            f"{level.flops / 1e6:.1f}",
+            f"{level.nbytes / 1024:.0f}",
+            f"{latency_ms:.2f}",
+        )
+        for values, (levels, service_ms) in measured.items()
+        for level, latency_ms in zip(levels, service_ms, strict=True)
+    ]
+    title = f"levels trained on {data_name}; latency of {STRIP} images on {THREADS} thread"
+    return f"\n{title}\n{table_text(columns, rows, [column != 'values' for column in columns])}\n"
 
 
-def result_table(rows: Sequence[PhaseRow]) -> Table:
+def result_table(rows: Sequence[PhaseRow]) -> str:
     """The table of results: a line for each configuration over all phases, with the accuracy of each phase, in %."""
-    table = Table(title="percent of all offered requests and images; shed and late ones count as wrong", box=SIMPLE)
     names = [phase.name for phase in PHASES]
-    for column in ["server", "SLO met", "accuracy", *names, "p50 ms", "p99 ms", "shed", "late", "levels used"]:
-        left = column in ("server", "levels used")
-        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+    columns = ("server", "SLO met", "accuracy", *names, "p50 ms", "p99 ms", "shed", "late", "levels used")
     by_key = {(row.configuration, row.phase): row for row in rows}
+    lines = []
     for row in rows:
         if row.phase != "all":
             continue
         answered = max(1, sum(row.levels.values()))
         used = " ".join(f"{level}:{100 * count / answered:.0f}" for level, count in row.levels.items())
-        table.add_row(
-            row.configuration,
-            f"{100 * row.attainment:.1f}",
-            f"{100 * row.accuracy:.2f}",
-            *(f"{100 * by_key[row.configuration, name].accuracy:.1f}" for name in names),
-            f"{row.p50_ms:.1f}",
-            f"{row.p99_ms:.1f}",
-            str(row.shed),
-            str(row.late),
-            used,
-            style="bold" if row.configuration.startswith("elastic") else None,
+        lines.append(
+            (
+                row.configuration,
+                f"{100 * row.attainment:.1f}",
+                f"{100 * row.accuracy:.2f}",
+                *(f"{100 * by_key[row.configuration, name].accuracy:.1f}" for name in names),
+                f"{row.p50_ms:.1f}",
+                f"{row.p99_ms:.1f}",
+                str(row.shed),
+                str(row.late),
+                used,
+            )
         )
-    return table
+    title = "percent of all offered requests and images; shed and late ones count as wrong"
+    right = [column not in ("server", "levels used") for column in columns]
+    return f"\n{title}\n{table_text(columns, lines, right)}\n"
 
 
 def verdict(rows: Sequence[PhaseRow]) -> str:

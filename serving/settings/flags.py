@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
-import typer
+import click
 
 from nested_sparse.excerpt import excerpt
 from nested_sparse.options import options_of
 
+from ..commands.command import PATH, Option
 from .setting import Setting, settings_of
 from .settings import GROUPS, OWN
 
-PANEL = r"{} (\[{}] in a file)"
+GROUP = "{} ([{}] in a file)"
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, whose **flags are now one option for each setting, for typer to see."""
-    signature = inspect.signature(command, eval_str=True)
-    own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    command.__signature__ = signature.replace(parameters=[*own, *_options()])  # type: ignore[attr-defined]
-    return command
-
-
-def _options() -> Iterator[inspect.Parameter]:
-    for table, group in GROUPS.items():
+    """`command`, whose **flags are now one option for each setting."""
+    for table, group in reversed(list(GROUPS.items())):
         keys = options_of(group)
-        for name, facts in flags_of(group).items():
-            kind, default = _kind(keys[name].annotation), keys[name].default
-            flag: Any = kind | None if default is None else kind
-            annotation: Any = Annotated[flag, _option(table, facts, kind)]
-            yield keys[name].replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+        for name, facts in reversed(list(flags_of(group).items())):
+            command = _option(table, name, facts, _kind(keys[name].annotation), keys[name].default)(command)
+    return command
 
 
 def flags_of(group: type) -> dict[str, Setting]:
@@ -41,13 +33,24 @@ def flags_of(group: type) -> dict[str, Setting]:
     return {name: facts for name, facts in settings_of(group).items() if facts.flag}
 
 
-def _option(table: str, facts: Setting, kind: type) -> Any:
-    """The typer option. Numbers have their range; a path's type is written as text."""
-    bounds = {"min": facts.least, "max": facts.most} if kind in (int, float) else {}
-    finite = {name: kind(value) for name, value in bounds.items() if abs(value) != float("inf")}
-    metavar = facts.metavar or ("PATH" if kind is Path else None)
-    panel = PANEL.format(table.capitalize(), table)
-    return typer.Option(help=facts.help, metavar=metavar, rich_help_panel=panel, **finite)
+def _option(table: str, name: str, facts: Setting, kind: type, default: Any) -> Callable[..., Any]:
+    """The decorator that adds the option of a setting. Numbers have their range; a flag has its opposite, too."""
+    flag, title = name.replace("_", "-"), GROUP.format(table.capitalize(), table)
+    if kind is bool:
+        both = f"--{flag}/--no-{flag}"
+        return click.option(both, cls=Option, group=title, default=default, help=facts.help)
+    values: Any = {Path: PATH, int: click.IntRange, float: click.FloatRange}.get(kind, kind)
+    if kind in (int, float):
+        values = values(*(None if abs(bound) == math.inf else kind(bound) for bound in (facts.least, facts.most)))
+    return click.option(
+        f"--{flag}",
+        cls=Option,
+        group=title,
+        type=values,
+        default=default,
+        help=facts.help,
+        metavar=facts.metavar or None,
+    )
 
 
 def _kind(annotation: Any) -> Any:
@@ -56,7 +59,7 @@ def _kind(annotation: Any) -> Any:
     return inner[-1] if inner else annotation
 
 
-def given_flags(context: typer.Context, priorities: Sequence[str]) -> dict[str, dict[str, Any]]:
+def given_flags(context: click.Context, priorities: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The flags that the command line has, as the tables of a file. Raises BadParameter for a wrong --priority."""
     tables: dict[str, dict[str, Any]] = {}
     for table, group in GROUPS.items():
@@ -68,7 +71,7 @@ def given_flags(context: typer.Context, priorities: Sequence[str]) -> dict[str, 
     return tables
 
 
-def _was_given(context: typer.Context, name: str) -> bool:
+def _was_given(context: click.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
@@ -85,7 +88,7 @@ def _priorities(texts: Sequence[str]) -> dict[str, Mapping[str, int]]:
         try:
             tables[name] = {"priority": int(number)}
         except ValueError:
-            raise typer.BadParameter(
+            raise click.BadParameter(
                 f"expected NAME=N with a whole number, got '{excerpt(text)}'", param_hint="--priority"
             ) from None
     return tables

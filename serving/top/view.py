@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
-
 from nested_sparse.excerpt import excerpt
 
 from .rates import ModelRates, Rates
+from .styled import Line, Piece, Style
 
 BAR_CELLS = 24
 MAX_NOTE = 1000
 """Characters of a note. It may quote an unknown server."""
-LEVEL_COLOURS = ("red", "yellow", "green", "cyan", "blue", "magenta")
+LEVEL_COLOURS = (Style.RED, Style.YELLOW, Style.GREEN, Style.CYAN, Style.BLUE, Style.MAGENTA)
 
 
 def as_dict(address: str, rates: Rates) -> dict[str, Any]:
@@ -29,28 +26,30 @@ def unreachable_dict(address: str, reason: str) -> dict[str, Any]:
     return {"address": address, "state": "unreachable", "note": reason, "models": []}
 
 
-def as_text(address: str, rates: Rates, lost: str = "") -> Group:
+def as_text(address: str, rates: Rates, lost: str = "") -> list[Line]:
     """Lines that fit in 80 columns. lost: the reason why no newer reading exists; "" while there is one."""
     server, state = excerpt(rates.server), excerpt(rates.state)
-    heading = Text(f"{address}  {server}  {state}  last {rates.seconds:.1f} s", style="bold")
-    models = [each for model in rates.models for each in _model(model, "dim" if lost else "")]
+    heading = Line.of(f"{excerpt(address)}  {server}  {state}  last {rates.seconds:.1f} s", Style.BOLD)
+    models = [line for model in rates.models for line in _model(model)]
+    if lost:
+        models = [line.styled(Style.DIM) for line in models]
     notes = [
-        Text(excerpt(note, MAX_NOTE), style=style) for note, style in ((rates.note, "dim"), (lost, "bold red")) if note
+        Line.of(excerpt(note, MAX_NOTE), *styles)
+        for note, styles in ((rates.note, (Style.DIM,)), (lost, (Style.BOLD, Style.RED)))
+        if note
     ]
-    return Group(heading, *models, *notes)
+    return [heading, *models, *notes]
 
 
-def _model(model: ModelRates, style: str) -> tuple[Text, Table]:
-    grid = Table.grid(padding=(0, 2), pad_edge=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, line in _lines(model):
-        grid.add_row(name, line, style=style)
-    return Text(f"\n{excerpt(model.name)}  {excerpt(model.state)}", style=style), grid
+def _model(model: ModelRates) -> list[Line]:
+    rows = _rows(model)
+    longest = max(len(name) for name, _ in rows)
+    grid = [Line((Piece(f"  {name:<{longest}}  "), *pieces), hanging=longest + 4) for name, pieces in rows]
+    return [Line(), Line.of(f"{excerpt(model.name)}  {excerpt(model.state)}"), *grid]
 
 
-def _lines(model: ModelRates) -> list[tuple[str, str | Text]]:
-    """The lines with at least one known value."""
+def _rows(model: ModelRates) -> list[tuple[str, tuple[Piece, ...]]]:
+    """The name and the text of each row that has at least one known value."""
     asked = [
         f"{model.per_s:.1f}/s",
         _share("in time", model.in_time_share),
@@ -60,27 +59,27 @@ def _lines(model: ModelRates) -> list[tuple[str, str | Text]]:
     queue = [_times(model.queue_ms, model.mean_queue_ms), _count("waiting", model.queue_length)]
     slowdown = "" if model.slowdown is None else f"slowdown {model.slowdown:.2f}"
     compute = [_times(model.compute_ms, model.mean_compute_ms), slowdown]
-    lines: list[tuple[str, str | Text]] = [
-        (name, "   ".join(filter(None, parts)))
+    rows: list[tuple[str, tuple[Piece, ...]]] = [
+        (name, (Piece("   ".join(filter(None, parts))),))
         for name, parts in (("requests", asked), ("missed", missed), ("queue", queue), ("compute", compute))
         if any(parts)
     ]
     if model.level_shares:
-        lines.insert(1, ("levels", level_bar(model.level_shares)))
-    return lines
+        rows.insert(1, ("levels", level_bar(model.level_shares)))
+    return rows
 
 
-def level_bar(shares: dict[int, float]) -> Text:
+def level_bar(shares: dict[int, float]) -> tuple[Piece, ...]:
     """A bar with a colour for each level, sparsest first, its cells by share of the answers; and the shares as text."""
-    bar = Text()
+    bar = []
     filled, total = 0, 0.0
     for level, share in shares.items():
         total += share
         cells = round(total * BAR_CELLS) - filled
         filled += cells
-        bar.append("█" * cells, style=LEVEL_COLOURS[level % len(LEVEL_COLOURS)])
+        bar.append(Piece("█" * cells, (LEVEL_COLOURS[level % len(LEVEL_COLOURS)],)))
     figures = "  ".join(f"{level}: {100 * share:.0f} %" for level, share in shares.items())
-    return bar.append(f"  {figures}")
+    return (*bar, Piece(f"  {figures}"))
 
 
 def _times(percentiles: tuple[float, float] | None, mean_ms: float | None) -> str:

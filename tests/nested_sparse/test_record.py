@@ -1,4 +1,4 @@
-"""record: what differs from a frozen dataclass, and what does not."""
+"""Record: the differences to a frozen dataclass, and the facts that both share."""
 
 from __future__ import annotations
 

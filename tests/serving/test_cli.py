@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from int8_file import write_int8
-from typer.testing import CliRunner
 
 from chain import linear_chain
 from hostile_graphs import before_output, external, floats, write_hostile
@@ -95,8 +95,8 @@ def test_inspect_prints_the_same_as_tables(checkpoint):
     assert result.exit_code == 0
     for text in ("verified: nesting, indices, digests, graph", "accuracy 0.5", "block4x1", "8 × 12", "fc"):
         assert text in result.stdout
-    lowered = result.stdout[result.stdout.index("layers at which a running inference may be lowered") :].splitlines()[4]
-    assert [cell.strip() for cell in lowered.split("│")] == ["", "1", "0", "1 of 1", "0.25", "0.25", "fc", ""]
+    lowered = result.stdout[result.stdout.index("layers at which a running inference may be lowered") :].splitlines()[3]
+    assert re.split(" {2,}", lowered.strip()) == ["1", "0", "1 of 1", "0.25", "0.25", "fc"]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_inspect_shows_what_int8_costs(tmp_path):
     assert "block4x1, int8 30.2 dB" in shown
     assert "0 of 2 layers kept float values\n" in shown
     assert "conversions of images in each run: 2\n" in shown
-    assert re.search(r"float32 to u8 +│ input +│ conv ", shown)
+    assert re.search(r"float32 to u8 +input +conv\n", shown)
 
 
 def test_inspect_names_the_layers_that_kept_floats(tmp_path, checkpoint, capsys):

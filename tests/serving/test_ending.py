@@ -23,7 +23,7 @@ import json, runpy, signal, sys
 seen, handle = [], signal.signal
 
 def spy(number, handler):
-    heavy = ("numpy", "onnxruntime", "grpc", "typer", "asyncio")
+    heavy = ("numpy", "onnxruntime", "grpc", "click", "asyncio")
     seen.append((number, [name for name in heavy if name in sys.modules]))
     return handle(number, handler)
 

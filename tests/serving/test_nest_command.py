@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from onnx_files import answers, close, random, saved, torch_cnn
-from typer.testing import CliRunner, Result
 
 from nested_sparse.errors import BudgetError, InputError, NestedSparseError, PatternError
 from nested_sparse.runtime import Session

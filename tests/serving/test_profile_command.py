@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from chain import counting_chain, small_chain
 from nested_sparse.device_costs import DeviceCosts

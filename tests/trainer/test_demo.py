@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from small_images import write_idx
 
 from nested_sparse.checkpoint import Checkpoint
@@ -28,7 +27,7 @@ SMALL = (
     "train.threads=1",
     "train.recalibration_samples=32",
 )
-QUIET = Console(quiet=True)
+QUIET = io.StringIO()
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +64,7 @@ def test_the_demo_trains_as_the_recipe_does(tmp_path: Path) -> None:
 def test_each_epoch_is_said_where_the_output_is_piped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A pipe shows no bar, so each epoch is a line of the log, as of `train`."""
     with caplog.at_level("INFO", logger="nested_sparse.trainer.progress"):
-        demo.train_demo(demo.load_demo_data(None), tmp_path, False, Console(file=io.StringIO()))
+        demo.train_demo(demo.load_demo_data(None), tmp_path, False, io.StringIO())
     epochs = [record.message for record in caplog.records if record.name == "nested_sparse.trainer.progress"]
     assert [line.partition(":")[0] for line in epochs] == [f"interleaved epoch {number}/3" for number in (1, 2, 3)]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
+from typing import TextIO
 
 from nested_sparse.errors import NestedSparseError
 
@@ -36,19 +35,19 @@ class ServerOptions:
     bill: bool = False
 
 
-def measure_server(options: ServerOptions, console: Console) -> tuple[list[Figure], list[CellResult]]:
-    """The figures, and the cells of the load test, empty where there was none. Progress goes to `console`."""
+def measure_server(options: ServerOptions, stream: TextIO) -> tuple[list[Figure], list[CellResult]]:
+    """The figures, and the cells of the load test, empty where there was none. Progress goes to `stream`."""
     cells: list[CellResult] = []
     parts: Sequence[tuple[str, Callable[[], list[Figure]]]] = (
         ("installed size", lambda: [installed_figure()]),
         ("start", lambda: [start_figure(options.checkpoint, 3 if options.quick else 5)]),
         ("memory", lambda: memory_figures(options.checkpoint)),
         ("calls beside a bare gRPC server", lambda: _front(options)),
-        ("levels under load", lambda: _load(options, console, cells)),
+        ("levels under load", lambda: _load(options, stream, cells)),
     )
     figures: list[Figure] = []
     for name, measured in parts[:BILL_PARTS] if options.bill else parts:
-        console.print(f"[dim]{name}[/dim]")
+        print(name, file=stream, flush=True)
         try:
             figures += measured()
         except NestedSparseError as error:
@@ -67,7 +66,7 @@ def _front(options: ServerOptions) -> list[Figure]:
     )
 
 
-def _load(options: ServerOptions, console: Console, cells: list[CellResult]) -> list[Figure]:
+def _load(options: ServerOptions, stream: TextIO, cells: list[CellResult]) -> list[Figure]:
     try:
         from ..serving.run import LoadTestOptions, run_load_test
     except ModuleNotFoundError as error:
@@ -78,6 +77,6 @@ def _load(options: ServerOptions, console: Console, cells: list[CellResult]) -> 
         co_runners=QUICK_CO_RUNNERS if options.quick else CO_RUNNERS,
         seconds=QUICK_SECONDS if options.quick else SECONDS,
     )
-    result = run_load_test(load, console)
+    result = run_load_test(load, stream)
     cells += result.cells
     return result.figures

@@ -9,9 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import Any, TextIO
 
 from nested_sparse.errors import BenchError, NestedSparseError
 from nested_sparse.runtime.policy import ELASTIC
@@ -98,14 +96,14 @@ class _Servers:
         return {each.name: each.level for each in self.contenders if each.level is not None}
 
 
-def run_load_test(options: LoadTestOptions, console: Console) -> LoadTestResult:
-    """Run the whole load test, with progress on `console`. Raises NestedSparseError."""
+def run_load_test(options: LoadTestOptions, stream: TextIO) -> LoadTestResult:
+    """Run the whole load test, with progress on `stream`. Raises NestedSparseError."""
     try:
         import tritonclient.grpc  # noqa: F401 - the load's client
     except ModuleNotFoundError as error:
         raise NestedSparseError(f"the load test needs {error.name}: pip install 'nested-sparse[bench]'") from None
     traces = chosen_traces(options.traces, options.arrivals)
-    workload, say = _workload(options, console), _say(console)
+    workload, say = _workload(options, stream), _say(stream)
     with ExitStack() as stack:
         session = None
         if workload.checkpoint is not None:
@@ -122,7 +120,7 @@ def run_load_test(options: LoadTestOptions, console: Console) -> LoadTestResult:
             seed=options.seed,
             connections=options.connections,
         )
-        console.print(_described(experiment, servers.service_ms), highlight=False, soft_wrap=True)
+        say(_described(experiment, servers.service_ms))
         cells, usage = _measured(experiment, say)
         figures = comparison(cells, servers.levels, experiment.reference, servers.slo_ms)
         figures = [_explained(figure, servers.missing) for figure in figures]
@@ -230,9 +228,9 @@ def _shades(span: Span) -> list[Shade]:
     return [Shade("a busy process on every core", span.begin_s, span.end_s, dark=True)]
 
 
-def _workload(options: LoadTestOptions, console: Console) -> Workload:
+def _workload(options: LoadTestOptions, stream: TextIO) -> Workload:
     if options.checkpoint is None and options.target is None:
-        return demo_workload(options.data, options.out, console)
+        return demo_workload(options.data, options.out, stream)
     if options.checkpoint is not None and options.data is None:
         return random_workload(options.checkpoint, options.seed)
     return labelled_workload(options.checkpoint, options.data)
@@ -262,5 +260,5 @@ def _explained(figure: Figure, missing: dict[str, str]) -> Figure:
     return replace(figure, unavailable=reasons[0]) if figure.unavailable and reasons else figure
 
 
-def _say(console: Console) -> Callable[[str], None]:
-    return lambda text: console.print(text, style="dim", highlight=False, soft_wrap=True)
+def _say(stream: TextIO) -> Callable[[str], None]:
+    return lambda text: print(text, file=stream, flush=True)

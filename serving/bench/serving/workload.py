@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from nested_sparse.errors import BenchError, NestedSparseError
 from nested_sparse.runtime.session import Session, fixed_batch, random_inputs
@@ -38,7 +37,7 @@ class Workload:
     checkpoint: Path | None
 
 
-def demo_workload(directory: Path | None, out: Path, console: Console) -> Workload:
+def demo_workload(directory: Path | None, out: Path, stream: TextIO) -> Workload:
     """The demo's data and its model, which is trained unless `out` has one already. Raises NestedSparseError.
 
     directory: folder of IDX files; None: scikit-learn's digits.
@@ -46,7 +45,7 @@ def demo_workload(directory: Path | None, out: Path, console: Console) -> Worklo
     from nested_sparse.trainer.demo import train_demo
 
     data = _demo_data(directory)
-    checkpoint = train_demo(data, out, False, console)
+    checkpoint = train_demo(data, out, False, stream)
     return Workload(data.name, *strips_of(data), checkpoint)
 
 

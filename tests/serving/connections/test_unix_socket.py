@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from nested_sparse.errors import ServingError
 from nested_sparse.serving import cli

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from fetching_device import SAMPLE, Published
-from typer.testing import CliRunner
 
 from nested_sparse.errors import CheckpointError, FetchError, InputError
 from nested_sparse.runtime import Session

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from certificates import Authority
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from chain import counting_chain
 from nested_sparse.serving import cli
@@ -68,7 +68,7 @@ def test_the_same_for_people(files: Path) -> None:
     result = check(files / "a.safetensors", "--port", "7001", "--metrics-port", "7002", "--slo-ms", "25")
     assert result.exit_code == 0
     assert "gRPC on 127.0.0.1:7001\nmetrics on 127.0.0.1:7002\nsecurity: none\n" in result.stdout
-    assert re.search(r"│ a +│ 1 +│ \S+/a\.safetensors +│ +3 │ +25 │ +0 │ +│ elastic +│", result.stdout)
+    assert re.search(r"\na +1 +\S+/a\.safetensors +3 +25 +0 +elastic\n", result.stdout)
 
 
 def test_every_mistake_is_said_at_once(files: Path) -> None:

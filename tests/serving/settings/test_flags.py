@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from nested_sparse.serving import cli
 from nested_sparse.serving.commands import serve as command

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
-from rich.console import Console
 
 from nested_sparse.errors import UnavailableError
 from nested_sparse.serving.top.counts import Counts, MetricCounts, ModelCounts
@@ -37,12 +37,29 @@ class Script:
         return reading
 
 
-def shown(*readings: Counts | Exception, terminal: bool = False, width: int = 80, **options: object) -> str:
-    """The text that a console shows for these readings."""
-    text = io.StringIO()
-    console = Console(file=text, force_terminal=terminal, width=width, color_system=None)
+class Output(io.StringIO):
+    """A stream that is a terminal or is none."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of 80 × 24."""
+    for name, value in (("TERM", "xterm"), ("NO_COLOR", ""), ("COLUMNS", "80"), ("LINES", "24")):
+        monkeypatch.setenv(name, value)
+
+
+def shown(*readings: Counts | Exception, terminal: bool = False, **options: object) -> str:
+    """The text that is written for these readings."""
+    text = Output(terminal)
     slept: list[float] = []
-    watch(Script(*readings), console, interval_s=0.5, refreshes=len(readings) - 1, sleep=slept.append, **options)  # type: ignore[arg-type]
+    watch(Script(*readings), text, interval_s=0.5, refreshes=len(readings) - 1, sleep=slept.append, **options)  # type: ignore[arg-type]
     assert slept == [0.5] * (len(readings) - 1)
     return text.getvalue()
 
@@ -55,6 +72,7 @@ def test_a_refresh_in_80_columns() -> None:
     for part in ("2 waiting", "slowdown 1.50", "0 shed", "a note", "█" * 24):
         assert part in text
     assert "…" not in text
+    assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -74,6 +92,9 @@ def test_names_do_not_steer_the_terminal() -> None:
     assert text.replace("\n", "").count(r"\x1b[2J\x1b]0;title\x07\r\nforged") == 11
     assert all(line.isprintable() for line in text.split("\n"))
     assert len(text) < 10_000
+    drawn = re.sub(r"\x1b\[(\d+A|J|\?7[lh]|[\d;]+m)|\r", "", shown(reading, reading, LOST, terminal=True))
+    assert "forged" in drawn
+    assert all(line.isprintable() for line in drawn.split("\n"))
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -84,6 +105,7 @@ def test_a_server_that_goes_away_and_comes_back(terminal: bool) -> None:
     assert "unreachable, trying again: no inference server answers at h:1 (gone)" in " ".join(text.split())
     assert "10.0/s" in text
     assert "4.0/s" in text.rpartition("unreachable")[2]
+    assert len(re.findall(r"\x1b\[\d+A", text)) == (3 if terminal else 0)  # all but the first replace another
 
 
 def test_json_is_a_line_per_refresh(capsys: pytest.CaptureFixture[str]) -> None:

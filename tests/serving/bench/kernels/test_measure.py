@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import BenchError, PatternError

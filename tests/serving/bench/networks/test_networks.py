@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
-from typer.testing import CliRunner
 
 from nested_sparse.network import DenseModule, Network
 from nested_sparse.runtime.profiling import CostMeasurement, measure_costs
