@@ -49,6 +49,21 @@ class Command(click.Command):
                 formatter.write_dl(records)
 
 
+class Group(click.Group):
+    """As click's, which cuts the line about a command off at the width of a terminal."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each command with the first sentence of its help."""
+        rows = [(name, _first_sentence(self.commands[name].help or "")) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _first_sentence(text: str) -> str:
+    paragraph = " ".join(text.strip().split("\n\n")[0].split())
+    return paragraph.split(". ")[0].removesuffix(".") + "."
+
+
 def argument(name: str, help: str, **facts: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """As click.argument, with a line of the help."""
     return click.argument(name, cls=Argument, help=help, **facts)
@@ -62,4 +77,4 @@ def command_of(name: str, function: Callable[..., Any], kind: type[Command] = Co
 def group(name: str, text: str) -> click.Group:
     """A group of commands, whose help begins with `text`. Without a command it shows the help; helps show defaults."""
     settings = {"show_default": True, "max_content_width": WIDTH}
-    return click.Group(name, help=text, no_args_is_help=True, context_settings=settings)
+    return Group(name, help=text, no_args_is_help=True, context_settings=settings)

@@ -78,3 +78,11 @@ def test_a_call_that_fails_is_told_in_a_line(serve: Any, model: Any) -> None:
             call()
         with pytest.raises(BenchError, match="ModelInfer: NOT_FOUND"):
             at_once(target, 2, 0.2)
+
+
+def test_times_are_told_by_percentiles() -> None:
+    """A thousand times each would make a line of JSON that fills the terminal."""
+    assert run._spread([float(each) for each in range(101)]) == {
+        "calls": 101,
+        **{f"p{percent}": float(percent) for percent in run.PERCENTS},
+    }
