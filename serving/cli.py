@@ -12,7 +12,7 @@ from nested_sparse.errors import NestedSparseError
 from nested_sparse.excerpt import paragraph
 
 from .commands.bench import bench
-from .commands.command import command_of, group
+from .commands.command import command_of, group, usage_text
 from .commands.demo import demo
 from .commands.inspect import inspect
 from .commands.nest import nest
@@ -22,14 +22,24 @@ from .commands.serve import ServeCommand, serve
 from .commands.sign import sign
 from .commands.slice import slice_file
 from .commands.top import top
-from .commands.train import train
+from .commands.train import STOPPED_EXIT_CODE, train
 from .log import set_up_log
 from .streams import prepare_streams
+
+
+def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        print(f"nested-sparse {__version__}")
+        ctx.exit()
+
 
 app = group(
     "nested-sparse", "One checkpoint, several sparse levels: train it, look at it, cut it, measure it, serve it."
 )
-click.version_option(__version__, message="nested-sparse %(version)s", help="Show the version and end.")(app)
+shown = click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and end."
+)
+shown(app)
 for name, function in (
     ("train", train),
     ("nest", nest),
@@ -47,14 +57,24 @@ app.add_command(bench)
 
 
 def main() -> None:
-    """Console script. Errors of ours and of the system are a line on stderr and exit code 1; wrong usage is code 2."""
+    """Console script. Errors of ours and of the system are a line on stderr and exit code 1.
+
+    Wrong usage is code 2, and Ctrl-C is 130, as of a process that the signal has ended.
+    """
     prepare_streams()
     set_up_log()
     try:
         try:
-            app()
+            code = app.main(prog_name="nested-sparse", standalone_mode=False)
         finally:
             sys.stdout.flush()  # else what cannot be written would come up when the interpreter ends, as its own words
+        sys.exit(code or 0)
+    except click.UsageError as error:
+        print(usage_text(error), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        print("nested-sparse: stopped", file=sys.stderr)
+        sys.exit(STOPPED_EXIT_CODE)
     except BrokenPipeError:  # the reader of the output has gone, as `head` does
         sys.exit(1)
     except (NestedSparseError, OSError) as error:

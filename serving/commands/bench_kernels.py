@@ -9,7 +9,7 @@ import click
 
 from nested_sparse.errors import NestedSparseError
 
-from .command import PATH
+from .command import PATH, Number, Whole
 from .output import print_json
 
 REPEATS, QUICK_REPEATS = 21, 5
@@ -23,15 +23,13 @@ REPEATS, QUICK_REPEATS = 21, 5
 @click.option("--pattern", help="ResNet-50 with this sparsity pattern in place of the table's rows.")
 @click.option(
     "--density",
-    type=click.FloatRange(0.0, 1.0),
+    type=Number(0.0, 1.0),
     multiple=True,
     help="ResNet-50 at these densities, one per level, in place of the table's rows; may be repeated.",
 )
 @click.option("--values", help="ResNet-50 with weights stored like this in place of the table's rows.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of both sides, for all rows. Default: each row's own.")
-@click.option(
-    "--repeats", type=click.IntRange(1), help=f"Timed rounds; the contenders take turns in each. Default: {REPEATS}."
-)
+@click.option("--threads", type=Whole(1), help="Threads of both sides, for all rows. Default: each row's own.")
+@click.option("--repeats", type=Whole(1), help=f"Timed rounds; the contenders take turns in each. Default: {REPEATS}.")
 @click.option("--quick", is_flag=True, help=f"{QUICK_REPEATS} rounds.")
 @click.option("--layers", is_flag=True, help="Also a table per kind of convolution, both sides.")
 @click.option("--peers", is_flag=True, help="Also DeepSparse, MNN, OpenVINO and ONNX Runtime, in float32 and in int8.")

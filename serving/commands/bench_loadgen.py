@@ -6,22 +6,18 @@ from pathlib import Path
 
 import click
 
-from .command import PATH, argument
+from .command import PATH, Number, Whole, argument
 from .output import print_json, print_table
 
 
 @argument("checkpoint", type=PATH, required=False, metavar="[FILE]", help="Checkpoint to serve; with --target, none.")
 @click.option("--target", help="HOST:PORT of a running Open Inference Protocol server, in place of FILE.")
 @click.option("--model", help="The target's model; with FILE, its stem.")
-@click.option("--qps", type=click.FloatRange(0.01), default=100.0, help="Queries per second, Poisson arrivals.")
-@click.option(
-    "--bound-ms", type=click.FloatRange(0.1), default=50.0, help="Bound of the latency, and the SLO of FILE's server."
-)
-@click.option("--seconds", type=click.FloatRange(0.1), default=60.0, help="Least duration.")
-@click.option(
-    "--percentile", type=click.FloatRange(0.5, 0.9999), default=0.99, help="Share of the queries within the bound."
-)
-@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the arrivals and of the samples.")
+@click.option("--qps", type=Number(0.01), default=100.0, help="Queries per second, Poisson arrivals.")
+@click.option("--bound-ms", type=Number(0.1), default=50.0, help="Bound of the latency, and the SLO of FILE's server.")
+@click.option("--seconds", type=Number(0.1), default=60.0, help="Least duration.")
+@click.option("--percentile", type=Number(0.5, 0.9999), default=0.99, help="Share of the queries within the bound.")
+@click.option("--seed", type=Whole(0), default=0, help="Seed of the arrivals and of the samples.")
 @click.option("as_json", "--json", is_flag=True, help="Only the JSON line.")
 def loadgen(
     checkpoint: Path | None,

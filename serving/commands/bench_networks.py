@@ -8,6 +8,7 @@ import click
 
 from nested_sparse.errors import NestedSparseError
 
+from .command import Number, Whole
 from .output import print_json
 
 MOST_BATCH = 1024
@@ -23,19 +24,17 @@ _log = logging.getLogger(__name__)
 )
 @click.option(
     "--batches",
-    type=click.IntRange(1, MOST_BATCH),
+    type=Whole(1, MOST_BATCH),
     multiple=True,
     help="Batch size; may be repeated. Default: 1 and 8.",
 )
 @click.option(
     "--levels",
-    type=click.FloatRange(0.0, 1.0),
+    type=Number(0.0, 1.0),
     multiple=True,
     help="Density of a level; may be repeated. Default: 0.0538, 0.1338, 0.35.",
 )
-@click.option(
-    "--repeats", type=click.IntRange(3), help=f"Most timed rounds of a network and batch. Default: {REPEATS}."
-)
+@click.option("--repeats", type=Whole(3), help=f"Most timed rounds of a network and batch. Default: {REPEATS}.")
 @click.option("--quick", is_flag=True, help="Fewer layers, batch 1 unless others are given, fewer rounds.")
 @click.option("--all-sparse", is_flag=True, help="Leave no layer dense by measurement.")
 @click.option("--cpu-time", is_flag=True, help="The processor time of the thread, for a machine that does other work.")

@@ -10,7 +10,7 @@ import click
 
 from nested_sparse.errors import BenchError
 
-from .command import PATH, argument
+from .command import PATH, Number, Whole, argument
 from .output import print_json
 
 SECONDS, QUICK_SECONDS = 7.0, 6.0
@@ -22,7 +22,7 @@ CO_RUNNERS = ("none", "cpu", "memory", "quota")
     "checkpoint",
     type=PATH,
     required=False,
-    metavar="FILE",
+    metavar="[FILE]",
     help="Checkpoint to serve, or the one that --target serves. [default: the demo's]",
 )
 @click.option(
@@ -48,26 +48,24 @@ CO_RUNNERS = ("none", "cpu", "memory", "quota")
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(1.0),
+    type=Number(1.0),
     help=f"Load per server, trace and co-runner, in seconds. Default: {SECONDS:g}.",
 )
 @click.option(
     "--slo-ms",
-    type=click.FloatRange(0.1),
+    type=Number(0.1),
     help="Milliseconds a request may take. Default: 3 × the densest level, at least 20 more.",
 )
 @click.option(
     "--utilisation",
-    type=click.FloatRange(0.01, 20.0),
+    type=Number(0.01, 20.0),
     default=0.6,
     help="Mean rate, as a share of the densest level's capacity.",
 )
-@click.option(
-    "--connections", type=click.IntRange(1, 1000), default=1, help="Client connections; requests take turns on them."
-)
+@click.option("--connections", type=Whole(1, 1000), default=1, help="Client connections; requests take turns on them.")
 @click.option("--quick", is_flag=True, help="Two traces, with and without a busy co-runner: under four minutes.")
 @click.option("--picture", type=PATH, help="Also draw a PNG of a co-runner that starts and stops.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the arrivals and their items.")
+@click.option("--seed", type=Whole(0), default=0, help="Seed of the arrivals and their items.")
 @click.option("as_json", "--json", is_flag=True, help="Only the JSON line on stdout.")
 def serving(
     checkpoint: Path | None,

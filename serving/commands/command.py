@@ -2,16 +2,56 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from nested_sparse.excerpt import excerpt, paragraph
+
 PATH = click.Path(path_type=Path)
+USAGE_CHARACTERS = 1000
+"""Most characters of a message about wrong usage, which repeats what was typed."""
 WIDTH = 120
 """Columns of the help at most; a narrower terminal's own."""
 OPTIONS = "Options"
+
+
+class Whole(click.IntRange):
+    """A whole number within bounds."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click's, with a message that says the bounds."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"expected a whole number{_bounds(self.min, self.max)}, got '{excerpt(value)}'", param, ctx)
+
+
+class Number(click.FloatRange):
+    """A number within bounds."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click's, which takes NaN to be within any bounds."""
+        try:
+            number = super().convert(value, param, ctx)
+            if not math.isnan(number):
+                return number
+        except click.BadParameter:
+            pass
+        self.fail(f"expected a number{_bounds(self.min, self.max)}, got '{excerpt(value)}'", param, ctx)
+
+
+def _bounds(least: float | None, most: float | None) -> str:
+    """The bounds in words, with a space before them; "" where there are none."""
+    words = [f"of at {which} {bound:g}" for which, bound in (("least", least), ("most", most)) if bound is not None]
+    return f" {' and '.join(words)}" if words else ""
 
 
 class Argument(click.Argument):
@@ -31,7 +71,11 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """As click's."""
+    """As click's, but the help goes to Python's own stdout: an error of writing is one there."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """As click's."""
+        return _plain(super().get_help_option(ctx))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The arguments, then the options of each group."""
@@ -50,13 +94,40 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """As click's, which cuts the line about a command off at the width of a terminal."""
+    """As click's, which cuts the line about a command off at the width of a terminal; the help as Command's."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """As click's."""
+        return _plain(super().get_help_option(ctx))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Each command with the first sentence of its help."""
         rows = [(name, _first_sentence(self.commands[name].help or "")) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+def _plain(option: click.Option | None) -> click.Option | None:
+    """The option --help, printed by Python: click would open a stream of its own where stdout is an ASCII one."""
+
+    def show(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+        if wanted and not ctx.resilient_parsing:
+            print(ctx.get_help())
+            ctx.exit()
+
+    if option is not None:
+        option.callback = show
+    return option
+
+
+def usage_text(error: click.UsageError) -> str:
+    """The message about a wrong command line; control characters in it are escaped."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error.message
+    text = paragraph(error.format_message(), USAGE_CHARACTERS)
+    if error.ctx is None:
+        return f"Error: {text}"
+    return f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n\nError: {text}"
 
 
 def _first_sentence(text: str) -> str:

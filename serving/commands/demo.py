@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .command import PATH
+from .command import PATH, Number
 
 
 @click.option(
@@ -19,7 +19,7 @@ from .command import PATH
 @click.option("--picture", type=PATH, default=Path("demo.png"), help="File of the picture.")
 @click.option(
     "--phase-s",
-    type=click.FloatRange(0.5, 3600.0),
+    type=Number(0.5, 3600.0),
     default=8.0,
     help="Seconds of the quiet and the co-runner phase; the burst is a quarter.",
 )

@@ -11,7 +11,7 @@ import click
 from nested_sparse.errors import InputError
 from nested_sparse.excerpt import excerpt
 
-from .command import PATH, argument
+from .command import PATH, Whole, argument
 from .costs import measure_and_write, or_dash, refuse_beside_costs
 from .output import print_json, print_line, print_table
 
@@ -27,11 +27,11 @@ CLEARLY = 0.95
 
 
 @argument("file", type=PATH, help="The checkpoint.")
-@click.option("--level", type=click.IntRange(-1), default=-1, help="Level whose layers are shown; -1 is the densest.")
-@click.option("--batch", type=click.IntRange(1), multiple=True, help="Samples per run; may be repeated. Default: 1.")
-@click.option("--threads", type=click.IntRange(1), help="Threads; default: all usable cores.")
+@click.option("--level", type=Whole(-1), default=-1, help="Level whose layers are shown; -1 is the densest.")
+@click.option("--batch", type=Whole(1), multiple=True, help="Samples per run; may be repeated. Default: 1.")
+@click.option("--threads", type=Whole(1), help="Threads; default: all usable cores.")
 @click.option("--spin", is_flag=True, help="Threads wait awake between layers, as with `serve --spin`.")
-@click.option("--repeats", type=click.IntRange(1), default=15, help="Timed runs per level and batch, after a warm-up.")
+@click.option("--repeats", type=Whole(1), default=15, help="Timed runs per level and batch, after a warm-up.")
 @click.option(
     "--against",
     type=PATH,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .command import PATH, argument
+from .command import PATH, Number, Whole, argument
 from .output import print_json, print_line
 
 
@@ -23,12 +23,10 @@ from .output import print_json, print_line
 )
 @click.option(
     "--serial",
-    type=click.IntRange(0, 2**53),
+    type=Whole(0, 2**53),
     help="Number that rises with each publication; default: the time in seconds.",
 )
-@click.option(
-    "--tolerance", type=click.FloatRange(0, 1), help="Share of an output's largest value by which a device may differ."
-)
+@click.option("--tolerance", type=Number(0, 1), help="Share of an output's largest value by which a device may differ.")
 @click.option("--json", is_flag=True, help="One JSON object instead of a sentence.")
 def publish(
     file: Path,

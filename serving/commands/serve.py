@@ -68,7 +68,7 @@ class ServeCommand(Command):
 @argument(
     "files",
     nargs=-1,
-    metavar="FILE|URL",
+    metavar="[FILE|URL]...",
     help="Checkpoints; each is served under its file's stem. A URL of http or https is fetched, and followed.",
 )
 @click.option(

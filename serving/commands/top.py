@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from .command import PATH, argument
+from .command import PATH, Number, argument
 
 
 @argument(
@@ -24,7 +24,7 @@ from .command import PATH, argument
 @click.option("--tls-cert", type=PATH, metavar="FILE", help="PEM file of this client's certificate.")
 @click.option("--tls-key", type=PATH, metavar="FILE", help="PEM file of that certificate's key.")
 @click.option("--token-file", type=PATH, metavar="FILE", help="File of a token that has the right of reading, alone.")
-@click.option("--interval", type=click.FloatRange(0.05), default=1.0, help="Seconds between refreshes.")
+@click.option("--interval", type=Number(0.05), default=1.0, help="Seconds between refreshes.")
 @click.option("--once", is_flag=True, help="Show one interval and end.")
 @click.option("--json", is_flag=True, help="One JSON line per refresh.")
 def top(

@@ -13,7 +13,7 @@ import click
 from nested_sparse.errors import TrainingError
 from nested_sparse.level import ACCURACY, DISAGREEMENT
 
-from .command import PATH, argument
+from .command import PATH, Whole, argument
 from .output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ STOPPED_EXIT_CODE = 130
 
 @argument("recipe", required=False, default="", help="A TOML file, or the name of a recipe (see --list).")
 @click.option("settings", "--set", multiple=True, metavar="TABLE.KEY=VALUE", help="A value that replaces the recipe's.")
-@click.option("--seed", type=click.IntRange(0), help="Seed that replaces the recipe's.")
+@click.option("--seed", type=Whole(0), help="Seed that replaces the recipe's.")
 @click.option("--out", type=PATH, default=Path("runs"), help="Folder of checkpoint, state, record and picture.")
 @click.option("--fresh", is_flag=True, help="Begin anew, and replace existing files.")
 @click.option("--tensorboard", type=PATH, help="Folder of TensorBoard's curves.")

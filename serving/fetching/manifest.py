@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nested_sparse.errors import FetchError
+from nested_sparse.errors import FetchError, InputError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.header_limit import MAX_HEADER_NBYTES
 
@@ -127,7 +127,9 @@ def read_manifest(raw: bytes, where: str, key: PublicKey | None = None) -> Manif
 
 
 def manifest_path(path: Path) -> Path:
-    """The path of the manifest of the file at `path`."""
+    """The path of the manifest of the file at `path`. Raises InputError for a path without a file's name."""
+    if not path.name:
+        raise InputError(f"{path}: expected the path of a file")
     return path.with_name(path.name + SUFFIX)
 
 

@@ -1,4 +1,4 @@
-"""Flags: the settings as options of the command line, a panel of the help for each table of the file."""
+"""Flags: the settings as options of the command line, a group of the help for each table of the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from nested_sparse.excerpt import excerpt
 from nested_sparse.options import options_of
 
-from ..commands.command import PATH, Option
+from ..commands.command import PATH, Number, Option, Whole
 from .setting import Setting, settings_of
 from .settings import GROUPS, OWN
 
@@ -39,7 +39,7 @@ def _option(table: str, name: str, facts: Setting, kind: type, default: Any) -> 
     if kind is bool:
         both = f"--{flag}/--no-{flag}"
         return click.option(both, cls=Option, group=title, default=default, help=facts.help)
-    values: Any = {Path: PATH, int: click.IntRange, float: click.FloatRange}.get(kind, kind)
+    values: Any = {Path: PATH, int: Whole, float: Number}.get(kind, kind)
     if kind in (int, float):
         values = values(*(None if abs(bound) == math.inf else kind(bound) for bound in (facts.least, facts.most)))
     return click.option(

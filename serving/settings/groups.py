@@ -1,4 +1,4 @@
-"""Groups: the settings of `serve`, a dataclass for each table of its file and each panel of its help.
+"""Groups: the settings of `serve`, a dataclass for each table of its file and each group of its help.
 
 A key has the name of its flag, with underscores. Paths in a file are relative to the file's folder. None: as said in
 the help, usually off. Each group raises SettingsError for a value out of its range; what two values say together is

@@ -23,7 +23,7 @@ def as_dict(address: str, rates: Rates) -> dict[str, Any]:
 
 def unreachable_dict(address: str, reason: str) -> dict[str, Any]:
     """The same keys, for a server that does not answer."""
-    return {"address": address, "state": "unreachable", "note": reason, "models": []}
+    return as_dict(address, Rates("", "unreachable", 0.0, note=reason))
 
 
 def as_text(address: str, rates: Rates, lost: str = "") -> list[Line]:
@@ -33,12 +33,10 @@ def as_text(address: str, rates: Rates, lost: str = "") -> list[Line]:
     models = [line for model in rates.models for line in _model(model)]
     if lost:
         models = [line.styled(Style.DIM) for line in models]
-    notes = [
-        Line.of(excerpt(note, MAX_NOTE), *styles)
-        for note, styles in ((rates.note, (Style.DIM,)), (lost, (Style.BOLD, Style.RED)))
-        if note
-    ]
-    return [heading, *models, *notes]
+    # above the models, of which a small terminal shows the first ones only
+    loss = [Line.of(excerpt(lost, MAX_NOTE), Style.BOLD, Style.RED)] if lost else []
+    note = [Line.of(excerpt(rates.note, MAX_NOTE), Style.DIM)] if rates.note else []
+    return [heading, *loss, *models, *note]
 
 
 def _model(model: ModelRates) -> list[Line]:

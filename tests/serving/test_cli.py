@@ -201,7 +201,7 @@ def test_the_text_of_any_error_is_printable_and_short_on_stderr(monkeypatch, cap
     def fail():
         raise error
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli.app, "main", lambda **_: fail())
     code, out, err = run_main(monkeypatch, capsys)
     assert (code, out) == (1, "")
     assert lines is None or err.splitlines() == lines
@@ -209,12 +209,63 @@ def test_the_text_of_any_error_is_printable_and_short_on_stderr(monkeypatch, cap
     assert len(err) < 6000
 
 
+def test_wrong_usage_is_said_without_commands_for_a_terminal(monkeypatch, capsys):
+    """What was typed comes back escaped, and cut where it is very long; exit code 2."""
+    code, out, err = run_main(monkeypatch, capsys, "inspect", "a", "\x1b[2J\x07\u202e")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == r"Error: Got unexpected extra argument (\x1b[2J\x07\u202e)"
+    assert "nested-sparse inspect --help" in err
+    code, _, err = run_main(monkeypatch, capsys, "x" * 5000)
+    assert code == 2
+    assert len(err) < 1500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["publish", "a", "--tolerance", "nan"], "expected a number of at least 0 and of at most 1, got 'nan'"),
+        (["top", "--interval", "x"], "expected a number of at least 0.05, got 'x'"),
+        (["serve", "a", "--port", "70000"], "expected a whole number of at least 0 and of at most 65535, got '70000'"),
+        (["publish", "."], "expected the path of a file"),
+    ],
+)
+def test_a_wrong_value_is_said_with_the_right_ones(arguments, said, monkeypatch, capsys):
+    code, out, err = run_main(monkeypatch, capsys, *arguments)
+    assert code in (1, 2)
+    assert out == ""
+    assert said in err
+
+
+def test_an_interrupt_has_the_code_of_its_signal(monkeypatch, capsys):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.app, "main", interrupted)
+    assert run_main(monkeypatch, capsys) == (130, "", "nested-sparse: stopped\n")
+    monkeypatch.undo()
+    monkeypatch.setattr(cli.app.commands["inspect"], "callback", interrupted)
+    code, out, err = run_main(monkeypatch, capsys, "inspect", "a")
+    assert (code, out) == (130, "")
+    assert err.endswith("nested-sparse: stopped\n")
+
+
+def test_help_and_version_go_through_our_stdout(monkeypatch, capsys):
+    """Without an own stream of click's, whose errors are lost."""
+    for flag in ("--help", "--version"):
+        code, out, err = run_main(monkeypatch, capsys, flag)
+        assert (code, err) == (0, "")
+        assert "nested-sparse" in out
+    code, out, err = run_main(monkeypatch, capsys)
+    assert (code, out) == (2, "")
+    assert "Commands:" in err
+
+
 def test_an_unforeseen_error_is_a_log_line(checkpoint):
     """The line has the traceback, with the text of the error escaped; the exit code is 1."""
     script = (
         "import sys\nfrom nested_sparse.serving import cli\n"
         "def fail(): raise RuntimeError('a\\x1b[2J\\nb')\n"
-        "cli.app = fail\ncli.main()"
+        "cli.app.main = lambda **_: fail()\ncli.main()"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")

@@ -84,7 +84,7 @@ def test_a_priority_of_no_model_is_wrong_usage() -> None:
     assert "there is no 'c'; expected one of: b" in result.output
 
 
-def test_the_help_has_a_panel_for_each_table() -> None:
+def test_the_help_has_a_group_for_each_table() -> None:
     shown = CliRunner().invoke(cli.app, ["serve", "--help"], env={"COLUMNS": "200"}).output
     for table, group in GROUPS.items():
         if flags_of(group):

@@ -13,9 +13,10 @@ RATES = Rates("server 1", "ready", 2.0, (NET,), "a note")
 
 
 def test_the_layout_in_80_columns() -> None:
-    """A heading; an empty line, the name and a grid for each model; the notes."""
+    """A heading; a loss, which a small terminal shows too; an empty line, the name and a grid for each model; notes."""
     assert [line.plain() for line in as_text("h:1", RATES, "gone")] == [
         "h:1  server 1  ready  last 2.0 s",
+        "gone",
         "",
         "net  ready",
         "  requests  20.0/s   in time 100.0 %   answered 100.0 %",
@@ -23,7 +24,6 @@ def test_the_layout_in_80_columns() -> None:
         "  queue     mean 0.50 ms   2 waiting",
         "  compute   mean 2.00 ms   slowdown 1.50",
         "a note",
-        "gone",
     ]
 
 
@@ -43,13 +43,14 @@ def test_the_grid_is_folded_under_its_second_column() -> None:
 @pytest.mark.parametrize("lost", ["", "gone"])
 def test_the_styles_of_a_text(lost: str) -> None:
     """The heading is bold, the note dim. The lines of models are dim while they are stale, and the reason bold red."""
-    heading, _, *model, note = as_text("h:1", RATES, lost)[:8]
+    heading, *reasons, space, _, _, _, _, _, note = as_text("h:1", RATES, lost)
+    model = as_text("h:1", RATES, lost)[-6:-1]
+    assert space.plain() == ""
     assert {piece.styles for piece in heading.pieces} == {(Style.BOLD,)}
     assert {piece.styles for piece in note.pieces} == {(Style.DIM,)}
     assert len(model) == 5
     assert all((Style.DIM in piece.styles) == bool(lost) for line in model for piece in line.pieces)
-    reasons = [line.ansi() for line in as_text("h:1", RATES, lost)[8:]]
-    assert reasons == (["\x1b[1;31mgone\x1b[0m"] if lost else [])
+    assert [line.ansi() for line in reasons] == (["\x1b[1;31mgone\x1b[0m"] if lost else [])
 
 
 def test_the_bar_has_a_colour_for_each_level() -> None:

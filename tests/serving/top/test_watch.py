@@ -115,7 +115,9 @@ def test_json_is_a_line_per_refresh(capsys: pytest.CaptureFixture[str]) -> None:
     assert (first["address"], first["state"], first["seconds"]) == ("h:1", "ready", 2)
     (model,) = first["models"]
     assert (model["per_s"], model["level_shares"], model["queue_ms"]) == (20.0, {"0": 0.5, "3": 0.5}, None)
-    assert lost == {"address": "h:1", "state": "unreachable", "note": str(LOST), "models": []}
+    known = {"address": "h:1", "server": "", "state": "unreachable", "seconds": 0.0, "note": str(LOST), "models": []}
+    assert lost == known
+    assert lost.keys() == first.keys()
     assert last["models"][0]["per_s"] == 5.0
 
 
