@@ -210,7 +210,7 @@ def test_the_text_of_any_error_is_printable_and_short_on_stderr(monkeypatch, cap
 
 
 def test_wrong_usage_is_said_without_commands_for_a_terminal(monkeypatch, capsys):
-    """What was typed comes back escaped, and cut where it is very long; exit code 2."""
+    """The words that were typed come back escaped, and cut where they are very long; exit code 2."""
     code, out, err = run_main(monkeypatch, capsys, "inspect", "a", "\x1b[2J\x07\u202e")
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == r"Error: Got unexpected extra argument (\x1b[2J\x07\u202e)"
