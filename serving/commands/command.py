@@ -50,7 +50,7 @@ class Number(click.FloatRange):
 
 def _bounds(least: float | None, most: float | None) -> str:
     """The bounds in words, with a space before them; "" where there are none."""
-    words = [f"of at {which} {bound:g}" for which, bound in (("least", least), ("most", most)) if bound is not None]
+    words = [f"of at {which} {bound}" for which, bound in (("least", least), ("most", most)) if bound is not None]
     return f" {' and '.join(words)}" if words else ""
 
 
@@ -131,8 +131,8 @@ def usage_text(error: click.UsageError) -> str:
 
 
 def _first_sentence(text: str) -> str:
-    paragraph = " ".join(text.strip().split("\n\n")[0].split())
-    return paragraph.split(". ")[0].removesuffix(".") + "."
+    first = " ".join(text.strip().split("\n\n")[0].split())
+    return first.split(". ")[0].removesuffix(".") + "."
 
 
 def argument(name: str, help: str, **facts: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
