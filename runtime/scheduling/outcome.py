@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from nested_sparse.errors import StuckError
+
 from .request import Response
 
 
@@ -23,12 +25,17 @@ class Outcome:
         self._error = error
 
     def taken(self) -> Response:
-        """The answer. Raises the error in its place. Called once."""
+        """The answer. Raises the error in its place. Called once, when the run has ended.
+
+        Without either the run was found stuck just before it ended, and the watchdog's thread has yet to say so:
+        StuckError.
+        """
         if self._error is not None:
             error, self._error = self._error, None
             try:
                 raise error
             finally:
                 del error  # its traceback holds this frame
-        assert self._response is not None
+        if self._response is None:
+            raise StuckError("the inference took so long that it was given up")
         return self._response

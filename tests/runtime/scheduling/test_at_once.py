@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -156,12 +157,15 @@ def test_run_or_queue_raises_and_keeps_nothing_of_the_request(session: Threads, 
     scheduler.close()
 
 
-def test_a_run_at_once_that_gets_stuck_is_ended_and_said(session: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The watchdog ends it from its own thread; the caller gets the error in place of the answer."""
+@pytest.mark.parametrize("rest_s", [0.0, 0.3])
+def test_a_run_at_once_that_gets_stuck_is_ended_and_said(
+    session: Threads, monkeypatch: pytest.MonkeyPatch, rest_s: float
+) -> None:
+    """The watchdog ends it from its own thread; the caller gets the error, even if that thread has not set it yet."""
     monkeypatch.setattr(running_jobs, "stuck_after_s", lambda predicted_ms: 0.05)
     ended = threading.Event()
     monkeypatch.setattr(session, "run", lambda *_: ended.wait(60) and {"y": X["x"]})
-    monkeypatch.setattr(session, "stop_run", lambda *_: ended.set())
+    monkeypatch.setattr(session, "stop_run", lambda *_: (ended.set(), time.sleep(rest_s)))
     scheduler = scheduler_of(session, 1.0)
     with pytest.raises(StuckError):
         scheduler.run_or_queue(Request(X))
