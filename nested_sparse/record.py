@@ -15,6 +15,7 @@ else:
         """`dataclasses.dataclass`, which type checkers take it for, but an object's fields can be set while it runs.
 
         A frozen dataclass sets each field by a call of `object.__setattr__`, and so takes longer to make: those of one
-        call took 8 of its 110 µs (decision 031). Use it as `@record(frozen=True, ...)`.
+        call took 8 of its 110 µs (decision 031). They have a frozen one's hash. Use it as
+        `@record(frozen=True, ...)`.
         """
-        return dataclass(**options)
+        return dataclass(unsafe_hash=options.get("eq", True), **options)

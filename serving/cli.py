@@ -59,7 +59,7 @@ app.add_command(bench)
 def main() -> None:
     """Console script. Errors of ours and of the system are a line on stderr and exit code 1.
 
-    Wrong usage is code 2, and Ctrl-C is 130, as of a process that the signal has ended.
+    Wrong usage is code 2, and Ctrl-C is 130, as a shell says of a signal; but `serve` and `top` end well by it.
     """
     prepare_streams()
     set_up_log()

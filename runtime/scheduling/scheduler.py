@@ -141,19 +141,23 @@ class Scheduler:
 
     def submit(self, request: Request) -> Future[Response]:
         """Queue a request, or run it where at_once_ms allows. It never raises: an error is in the future."""
-        future: Future[Response] = Future()
         try:
             answer = self.run_or_queue(request)
         except Exception as error:  # our own errors, or a fault of the pluggable policy
-            future.set_exception(bare(error))
-            return future
+            failed: Future[Response] = Future()
+            failed.set_exception(bare(error))
+            return failed
         if isinstance(answer, Future):
             return answer
-        future.set_result(answer)
-        return future
+        done: Future[Response] = Future()
+        done.set_result(answer)
+        return done
 
     def run_or_queue(self, request: Request) -> Response | Future[Response]:
-        """As submit(), but a request that runs at once has its response, and raises its error, without a future."""
+        """As submit(), but a future is made for a request that waits alone.
+
+        One that runs at once has its response. Raises the error of one that is refused, or that fails at once.
+        """
         job = make_job(self._session, request, self._terms, self._clock())
         turn = self._admit(job)
         answer = job.future

@@ -116,7 +116,7 @@ class Watchdog(Generic[KeyT]):
 
     @property
     def stuck_count(self) -> int:
-        """Number of tasks that are under way beyond their limit."""
+        """Number of tasks that are under way beyond their limit. Not locked: each call of a server asks for it."""
         return self._limits.overdue_count
 
     def close(self) -> None:

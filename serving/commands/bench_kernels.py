@@ -77,7 +77,7 @@ def kernels(
         ) from None
     own = (pattern or "block4x1", tuple(density or DENSITIES), value_type(values or "float32").name)
     mine = pattern is not None or density or values is not None
-    specs = chosen(rows or [], own if mine else None, threads, peers=peers, layers=layers)
+    specs = chosen(list(rows), own if mine else None, threads, peers=peers, layers=layers)
     rounds = repeats or (QUICK_REPEATS if quick else REPEATS)
     settings = Settings(rounds, peers_folder)
     with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:

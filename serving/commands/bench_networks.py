@@ -71,7 +71,7 @@ def networks(
         raise NestedSparseError(
             f"this benchmark makes its models with {error.name}: pip install 'nested-sparse[train]'"
         ) from None
-    check_names(rows or [], list(NETWORKS))
+    check_names(list(rows), list(NETWORKS))
     settings = Settings(
         levels=check_densities(sorted(set(levels or LEVELS))),
         batches=tuple(dict.fromkeys(batches or ((1,) if quick else (1, 8)))),

@@ -108,7 +108,7 @@ def serving(
         )
     if picture is not None:
         refuse_foreign_picture(picture)
-    unknown = [kind for kind in co_runner or () if kind not in CO_RUNNERS]
+    unknown = [kind for kind in co_runner if kind not in CO_RUNNERS]
     if unknown:
         raise click.BadParameter(f"{unknown[0]!r}: expected one of {', '.join(CO_RUNNERS)}", param_hint="--co-runner")
     options = LoadTestOptions(

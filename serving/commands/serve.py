@@ -109,7 +109,7 @@ def serve(
 
     Example: `nested-sparse serve model.safetensors --slo-ms 50 --metrics-port 9001`
     """
-    tables = given_flags(context, priority or [])
+    tables = given_flags(context, priority)
     if files:
         tables.setdefault("models", {})["files"] = [Path(each) for each in files if not is_url(each)]
         tables.setdefault("fetching", {})["urls"] = [each for each in files if is_url(each)]

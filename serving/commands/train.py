@@ -54,7 +54,7 @@ def train(
         return _show_names(named_recipes(), json)
     if not recipe:
         raise click.BadParameter("name a recipe, or ask for --list")
-    chosen = load_recipe(recipe, [*(settings or []), *([] if seed is None else [f"train.seed={seed}"])])
+    chosen = load_recipe(recipe, [*settings, *([] if seed is None else [f"train.seed={seed}"])])
     figures = _run(chosen, out, fresh, tensorboard)
     if not figures:  # of several processes, only the first has the figures
         return

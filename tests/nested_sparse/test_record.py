@@ -29,6 +29,11 @@ def test_a_record_is_a_dataclass_with_slots() -> None:
     assert not hasattr(Point(1.0), "__dict__")
 
 
+def test_equal_ones_are_one_key() -> None:
+    """As of a frozen dataclass: a program may have them in a set."""
+    assert {Point(1.0), Point(1.0, 2.0), Point(2.0)} == {Point(1.0), Point(2.0)}
+
+
 def test_its_fields_are_set_without_a_detour() -> None:
     """A frozen dataclass has a __setattr__ of its own, and its __init__ goes around it."""
     assert Point.__setattr__ is object.__setattr__

@@ -56,7 +56,7 @@ class ServedLevels:
 def oracle_figures(levels: ServedLevels, requests: int, seed: int, arrivals: Path | None = None) -> list[Figure]:
     """The share of the oracle's score that elastic reaches: the least over the traces, and the mean beside contention.
 
-    Then the misses of the oracle's schedule beside those of fixed levels, which tell how few there can be. The
+    Then the misses of the oracle's schedule beside those of fixed levels, which tell about how few there can be. The
     simulated device takes the `service_ms` of `levels`. requests: about so many in a trace. arrivals: file of one
     trace more. The oracle's score is a proven upper bound. No time is kept back for the reply: there is none in virtual
     time, and the oracle uses the whole SLO, too.

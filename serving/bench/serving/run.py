@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -103,7 +104,7 @@ def run_load_test(options: LoadTestOptions, stream: TextIO) -> LoadTestResult:
     except ModuleNotFoundError as error:
         raise NestedSparseError(f"the load test needs {error.name}: pip install 'nested-sparse[bench]'") from None
     traces = chosen_traces(options.traces, options.arrivals)
-    workload, say = _workload(options, stream), _say(stream)
+    workload, say = _workload(options, stream), partial(print, file=stream, flush=True)
     with ExitStack() as stack:
         session = None
         if workload.checkpoint is not None:
@@ -258,7 +259,3 @@ def _explained(figure: Figure, missing: dict[str, str]) -> Figure:
     """The figure; where it needs a server that did not start, it gives the reason."""
     reasons = [why for name, why in missing.items() if name in figure.name.lower()]
     return replace(figure, unavailable=reasons[0]) if figure.unavailable and reasons else figure
-
-
-def _say(stream: TextIO) -> Callable[[str], None]:
-    return lambda text: print(text, file=stream, flush=True)
