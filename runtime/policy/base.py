@@ -45,7 +45,7 @@ class LevelPolicy(Protocol):
         where its free sizes were not those of the example.
         """
 
-    def observe_gap(self, gap_ms: float) -> None:
+    def observe_gap(self, gap_ms: float, now_s: float) -> None:
         """Learn the time between two runs, where the second one was waiting for the end of the first."""
 
     def observe_reply(self, reply_ms: float, now_s: float) -> None:

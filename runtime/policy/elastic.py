@@ -92,9 +92,7 @@ class ElasticPolicy:
         if self._standstill.active(now_s):
             running_ms = self._standstill.left_ms(now_s, now_s + busy_ms / 1e3)
             ready, behind = self._without_stops(request, now_s), [self._without_stops(each, now_s) for each in queue]
-            decision = self._forecast.admit(ready, behind, _lowest, running_ms, now_s)
-            if decision.level is not None or not self._standstill.is_over(now_s):
-                return self._with_stops(decision, request, now_s)
+            return self._with_stops(self._forecast.admit(ready, behind, _lowest, running_ms, now_s), request, now_s)
         return self._forecast.admit(request, queue, _lowest, busy_ms, now_s)
 
     def arrived(self, request: Waiting, now_s: float) -> None:
@@ -106,9 +104,7 @@ class ElasticPolicy:
         request = self._resolved(request)
         if self._standstill.active(now_s):
             ready, behind = self._without_stops(request, now_s), [self._without_stops(each, now_s) for each in queue]
-            decision = self._choose(ready, behind, now_s)
-            if decision.level is not None or not self._standstill.is_over(now_s):
-                return self._with_stops(decision, request, now_s)
+            return self._with_stops(self._choose(ready, behind, now_s), request, now_s)
         return self._choose(request, queue, now_s)
 
     def _choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
@@ -144,9 +140,9 @@ class ElasticPolicy:
         """As LevelPolicy."""
         self._forecast.observe(level, batch, service_ms, now_s)
 
-    def observe_gap(self, gap_ms: float) -> None:
+    def observe_gap(self, gap_ms: float, now_s: float) -> None:
         """As LevelPolicy."""
-        self._forecast.observe_gap(gap_ms)
+        self._forecast.observe_gap(self._standstill.working_ms(now_s - gap_ms / 1e3, now_s))
 
     def observe_reply(self, reply_ms: float, now_s: float) -> None:
         """As LevelPolicy."""
@@ -236,7 +232,7 @@ class ElasticPolicy:
         """The level of most worth among those up to `fitting`. present: the level of the latest runs."""
         between = range(fitting, request.lowest_level, -1)
         levels = [*(level for level in between if self._useful[level]), request.lowest_level]
-        return self._worth.best(levels, request, queue, now_s, present)
+        return self._worth.best(levels, request, queue, now_s, present, self._standstill.share)
 
     def _sustains(self, level: int, rises: bool, plan: QueuePlan, slowdown: float) -> bool:
         """Whether the queue and the samples that usually follow can be served at `level`."""

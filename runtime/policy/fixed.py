@@ -53,7 +53,7 @@ class FixedPolicy:
         """As LevelPolicy."""
         self._forecast.observe(level, batch, service_ms, now_s)
 
-    def observe_gap(self, gap_ms: float) -> None:
+    def observe_gap(self, gap_ms: float, now_s: float) -> None:
         """As LevelPolicy."""
         self._forecast.observe_gap(gap_ms)
 

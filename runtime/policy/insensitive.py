@@ -33,7 +33,7 @@ class InsensitivePolicy:
     def observe_reply(self, reply_ms: float, now_s: float) -> None:
         """As LevelPolicy: nothing is learned."""
 
-    def observe_gap(self, gap_ms: float) -> None:
+    def observe_gap(self, gap_ms: float, now_s: float) -> None:
         """As LevelPolicy: it learns nothing."""
 
     def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:

@@ -39,10 +39,12 @@ class Worth:
         queue: Sequence[Waiting],
         now_s: float,
         present: int | None = None,
+        share: float = 1.0,
     ) -> int:
         """The level of most worth among `levels`, densest first; the last one is the lowest that `request` allows.
 
         queue: the requests behind, in the order of service. present: the level of the latest runs; None: any.
+        share: of the time in which runs take place. The deadlines of `request` and `queue` leave out the rest.
         """
         self._forecast.chances.forget(now_s)
         mean = self._forecast.slowdown.mean(now_s)
@@ -54,7 +56,7 @@ class Worth:
             (mean * self._floor_ms(each), each.slack_ms(now_s), self._floor_score(each, lowest))
             for each in queue[:BEHIND]
         ]
-        coming = min(longest_ms / self._arrivals.interval_ms, BEHIND) if self._arrivals.known else 0.0
+        coming = min(longest_ms / (share * self._arrivals.interval_ms), BEHIND) if self._arrivals.known else 0.0
         chance = self._forecast.chances.in_time
         best, most = levels[0], -math.inf
         for level in levels:
@@ -71,7 +73,7 @@ class Worth:
             if coming > 0.0:
                 # of the time in which the longest run goes on, a shorter one takes a share; they wait half of it
                 wait_ms = run_ms * run_ms / (2.0 * longest_ms)
-                theirs = chance(wait_ms + floor_ms, self._arrivals.horizon_ms)
+                theirs = chance(wait_ms + floor_ms, share * self._arrivals.horizon_ms)
                 worth += lowest * coming * theirs
                 certain = certain and theirs == 1.0
             if worth > most:

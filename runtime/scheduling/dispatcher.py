@@ -163,7 +163,7 @@ class Dispatcher:
         try:
             # with several workers or models, the run that this one waited for is not known
             if queued and self._workers == 1 and not self._device.shared:
-                self._policy.observe_gap(gap_ms)
+                self._policy.observe_gap(gap_ms, done.started_s)
             stopped_ms = self._policy.stopped_ms(done.started_s, done.ended_s, done.nominal_ms)
             ran_ms = (done.ended_s - done.started_s) * 1e3 - stopped_ms
             # the time of a run of the example's sizes whose level never fell, under the slowdown met

@@ -47,7 +47,8 @@ class RateContention:
     before (one that idled may run longer), but then the future would depend on all past choices and no oracle could
     know it. Raises InputError: edges must rise, rates be 0 or more, the first and the last above 0.
 
-    quota: reading of the device's sensor for it, all the time; the sensor counts the stops, as cgroups do.
+    quota: reading of the device's sensor from quota_s[i][0] to quota_s[i][1]; the sensor counts the stops, and the CPU
+    time that the group uses, which is all that it may use.
     """
 
     def __init__(
@@ -56,10 +57,11 @@ class RateContention:
         edges_s: Sequence[float] = (0.0,),
         rates: Sequence[float] = (1.0,),
         quota: QuotaReading | None = None,
+        quota_s: Iterable[tuple[float, float]] = (),
     ) -> None:
         self.name = name
         self.clock: Callable[[], float] = lambda: -math.inf
-        self._quota = quota
+        self._quota, self._quota_s = quota, tuple(quota_s)
         self._edges_s = np.asarray(edges_s, np.float64)
         self._rates = np.asarray(rates, np.float64)
         if len(edges_s) != len(rates) or len(rates) == 0:
@@ -84,19 +86,26 @@ class RateContention:
     @property
     def quota(self) -> QuotaReading | None:
         """As Contention."""
-        if self._quota is None:
+        now_s = self.clock()
+        if self._quota is None or not any(begin_s <= now_s < end_s for begin_s, end_s in self._quota_s):
             return None
-        return replace(self._quota, stops=int(np.searchsorted(self._stops_s, self.clock(), side="right")))
+        stops = int(np.searchsorted(self._stops_s, now_s, side="right"))
+        return replace(self._quota, used_ms=float(self._done_at(np.asarray(now_s))) * 1e3, stops=stops)
 
     def end_s(self, start_s: ArrayLike, work_s: ArrayLike) -> NDArray[np.float64]:
         """As Contention. Both broadcast."""
         start = np.asarray(start_s, np.float64)
-        place = np.maximum(np.searchsorted(self._edges_s, start, side="right") - 1, 0)
-        done = self._done_s[place] + self._rates[place] * (start - self._edges_s[place]) + np.asarray(work_s)
+        done = self._done_at(start) + np.asarray(work_s)
         # the stretch in which so much is done first: "left" passes by those of rate 0, in which nothing is
         place = np.maximum(np.searchsorted(self._done_s, done, side="left") - 1, 0)
         end: NDArray[np.float64] = self._edges_s[place] + (done - self._done_s[place]) / self._rates[place]
         return np.maximum(end, start)
+
+    def _done_at(self, now_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Work, s, that can have been done by then since the first edge."""
+        place = np.maximum(np.searchsorted(self._edges_s, now_s, side="right") - 1, 0)
+        done: NDArray[np.float64] = self._done_s[place] + self._rates[place] * (now_s - self._edges_s[place])
+        return done
 
 
 def quiet() -> RateContention:
@@ -146,15 +155,22 @@ def quota(
     Whole periods, so that the last may end after the time when it leaves.
     """
     pieces: list[tuple[float, float]] = []
+    spans_s = []
     for begin, end in present:
-        now_s = begin * duration_s
+        begin_s = now_s = begin * duration_s
         for _ in range(math.ceil((end - begin) * duration_s / period_ms * 1e3 - 1e-6)):
             pieces += [(now_s, 1.0), (now_s + run_ms / 1e3, 0.0)]
             now_s += period_ms / 1e3
         pieces.append((now_s, 1.0))
-    return _contention("quota", pieces, QuotaReading(period_ms))
+        spans_s.append((begin_s, now_s))
+    return _contention("quota", pieces, QuotaReading(period_ms, run_ms), spans_s)
 
 
-def _contention(name: str, pieces: Sequence[tuple[float, float]], quota: QuotaReading | None = None) -> RateContention:
+def _contention(
+    name: str,
+    pieces: Sequence[tuple[float, float]],
+    quota: QuotaReading | None = None,
+    quota_s: Iterable[tuple[float, float]] = (),
+) -> RateContention:
     whole = [(0.0, 1.0), *pieces] if pieces[0][0] > 0 else pieces
-    return RateContention(name, [edge_s for edge_s, _ in whole], [rate for _, rate in whole], quota)
+    return RateContention(name, [edge_s for edge_s, _ in whole], [rate for _, rate in whole], quota, quota_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import hypothesis.strategies as st
@@ -276,69 +277,93 @@ def test_bounds_and_predictions_hold_whatever_comes(steps: list[tuple[Waiting, l
         policy.observe(decision.level, request.batch, service_ms, now_s)
 
 
+def stopped(
+    quota_ms: float, period_ms: float, periods: int = 8
+) -> tuple[ElasticPolicy, Callable[[float, float], None]]:
+    """A policy whose group has used up its quota from the beginning of each period on, so that runs from 2 ms before
+    the stop until 1 ms behind it were stopped; and a function that sets clock and CPU time, in ms."""
+    used_ms, stops = 0.0, 0
+    policy = ElasticPolicy(PROFILE, quota=lambda: QuotaReading(period_ms, quota_ms, used_ms, stops))
+
+    def at(now_ms: float, since_ms: float) -> None:
+        """The group has worked for `since_ms` of the present period."""
+        nonlocal used_ms, stops
+        stops = int(now_ms // period_ms)
+        used_ms = stops * quota_ms + since_ms
+        policy.choose(due(now_ms + 1e4), [], now_ms / 1e3)
+
+    for period in range(8):
+        begin_ms, end_ms = period * period_ms + quota_ms - 2.0, (period + 1) * period_ms + 1.0
+        at(begin_ms, quota_ms - 2.0)
+        used_ms, stops = (period + 1) * quota_ms + 1.0, period + 1
+        stopped_ms = policy.stopped_ms(begin_ms / 1e3, end_ms / 1e3, 3.0)
+        assert stopped_ms == pytest.approx(period_ms - quota_ms, abs=0.1)
+    return policy, at
+
+
 def test_a_standstill_to_come_leaves_less_time() -> None:
-    """A quota of 10 in 20 ms that stopped a run: 14 ms would end in the standstill, and a refusal waits for its end."""
-    policy = ElasticPolicy(PROFILE, quota=lambda: QuotaReading(20.0))
-    assert policy.choose(due(18.0), [], 0.0).level == 3
-    for start_s in (0.109, 0.129, 0.149):  # the quota comes back at 0.1 + k * 0.02, and is used up 10 ms later
-        assert policy.stopped_ms(start_s, start_s + 0.0122, 2.2) == pytest.approx(10.0)
-    decision = policy.choose(due(160.1 + 18.0), [], 0.1601)
+    """A quota of 12 in 20 ms: 14 ms would end in the standstill, and a refusal waits for its end."""
+    assert ElasticPolicy(PROFILE).choose(due(18.0), [], 0.0).level == 3
+    policy, at = stopped(12.0, 20.0)
+    at(200.5, 0.5)
+    decision = policy.choose(due(200.5 + 18.0), [], 0.2005)
     assert decision.level == 2
     assert "in which the CPU quota stops this process" in decision.reason
-    late = policy.admit(due(171.3 + 5.0), [], 0.0, 0.1713)
+    at(213.3, 12.0)
+    late = policy.admit(due(213.3 + 5.0), [], 0.0, 0.2133)
     assert late.level is None
-    assert late.retry_after_ms == pytest.approx(8.7, abs=1.2)
+    assert late.retry_after_ms == pytest.approx(6.7, abs=0.6)
+
+
+def test_a_quota_leaves_less_time_from_its_first_reading_on() -> None:
+    """No run has been stopped yet: a run of 14 ms would not be in time with 5 of 20 ms."""
+    policy = ElasticPolicy(PROFILE, quota=lambda: QuotaReading(20.0, 5.0))
+    assert policy.choose(due(30.0), [], 0.0).level != 3
 
 
 @pytest.mark.parametrize("turn", ["choose", "admit"])
 @pytest.mark.parametrize("slack_ms", [10.0, 40.0])
 def test_a_refusal_in_a_standstill_hints_at_its_end(slack_ms: float, turn: str) -> None:
-    """A quota of 5 in 100 ms leaves 7 ms or so: the hint is the time until the refill, in ms of the clock."""
-    policy = ElasticPolicy(PROFILE, quota=lambda: QuotaReading(100.0))
-    for period in range(8):
-        policy.stopped_ms(period / 10 + 0.003, (period + 1) / 10 + 0.001, 5.0)
+    """A quota of 7 in 100 ms: the hint is the time until the refill, in ms of the clock."""
+    policy, at = stopped(7.0, 100.0)
+    at(850.0, 7.0)
     request, now_s = due(850.0 + slack_ms), 0.850
     decision = policy.choose(request, [], now_s) if turn == "choose" else policy.admit(request, [], 0.0, now_s)
     assert decision.level is None
-    assert decision.retry_after_ms == pytest.approx(50.0, abs=5.0)
+    assert decision.retry_after_ms == pytest.approx(50.0, abs=2.0)
 
 
 @pytest.mark.parametrize("turn", ["choose", "admit"])
 def test_a_quota_that_is_lifted_refuses_nothing(turn: str) -> None:
-    """10 ms of a second, and a request a second half a period later: none runs, so a refusal asks the sensor."""
-    reading: list[QuotaReading | None] = [QuotaReading(1000.0, 0)]
+    """10 ms of a second, and a request a second half a period later: none runs, and the sensor tells it."""
+    reading: list[QuotaReading | None] = [QuotaReading(1000.0, 10.0, 0.0, 0)]
     policy = ElasticPolicy(PROFILE, quota=lambda: reading[0])
 
-    def level(second: int) -> int | None:
-        request, now_s = due(second * 1e3 + 500.0 + 100.0), second + 0.5
+    def level(now_s: float) -> int | None:
+        request = due(now_s * 1e3 + 100.0)
         decide = policy.choose(request, [], now_s) if turn == "choose" else policy.admit(request, [], 0.0, now_s)
         return decide.level
 
-    for period in range(8):
-        reading[0] = QuotaReading(1000.0, period + 1)
-        policy.stopped_ms(period + 0.008, period + 1.001, 5.0)
-    assert level(8) is None
-    reading[0] = QuotaReading(1000.0, 9)
-    assert level(9) is None
+    policy.choose(due(100.0), [], 0.0)
+    reading[0] = QuotaReading(1000.0, 10.0, 10.0, 1)
+    assert level(0.5) is None
     reading[0] = None
-    assert level(11) is not None
+    assert level(0.6) is not None
 
 
 def test_a_hint_waits_for_a_room_that_is_long_enough() -> None:
     """A request that needs more than what is left before the standstill, and less than its time, comes after it."""
-    policy = ElasticPolicy(PROFILE, quota=lambda: QuotaReading(100.0))
-    for period in range(8):
-        policy.stopped_ms(period / 10 + 0.003, (period + 1) / 10 + 0.001, 5.0)
+    policy, at = stopped(7.0, 100.0)
+    at(806.0, 6.0)
     decision = policy.admit(due(806.0 + 10.0, lowest=1), [], 0.0, 0.806)
     assert decision.level is None
-    assert decision.retry_after_ms == pytest.approx(94.0, abs=5.0)
+    assert decision.retry_after_ms == pytest.approx(94.0, abs=2.0)
 
 
 def test_a_run_that_no_period_has_room_for_waits_for_a_probe() -> None:
     """14 ms in periods that leave 7, for a request that has 20: the refill changes nothing."""
-    policy = ElasticPolicy(PROFILE, quota=lambda: QuotaReading(100.0))
-    for period in range(8):
-        policy.stopped_ms(period / 10 + 0.003, (period + 1) / 10 + 0.001, 5.0)
+    policy, at = stopped(7.0, 100.0)
+    at(850.0, 7.0)
     decision = policy.choose(due(850.0 + 20.0, lowest=3), [], 0.850)
     assert decision.level is None
     assert decision.retry_after_ms == 500.0

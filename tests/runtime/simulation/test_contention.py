@@ -78,17 +78,18 @@ def test_a_short_inference_waits_whole_slices() -> None:
     assert took_ms.max() < 5.01
 
 
-def test_the_sensor_counts_the_stops() -> None:
-    """As nr_throttled of a cgroup does: one more in each period, also after the quota has gone."""
+def test_the_sensor_counts_the_stops_and_the_cpu_time() -> None:
+    """As a cgroup does: one stop more in each period, and all CPU time that there is; while the quota is there."""
     contention = quota(10.0, present=[(0.1, 0.2)])
-    counts = []
+    readings = []
     for now_s in (0.9, 1.04, 1.06, 1.14, 1.16, 1.99, 5.0):
         contention.clock = lambda now_s=now_s: now_s  # type: ignore[misc]
-        reading = contention.quota
-        assert reading is not None
-        assert reading.period_ms == 100.0
-        counts.append(reading.stops)
-    assert counts == [0, 0, 1, 1, 2, 10, 10]
+        readings.append(contention.quota)
+    assert readings[0] is readings[-1] is None
+    known = [each for each in readings if each is not None]
+    assert {(each.period_ms, each.quota_ms) for each in known} == {(100.0, 50.0)}
+    assert [each.stops for each in known] == [0, 1, 1, 2, 10]
+    assert np.diff([each.used_ms for each in known]) == pytest.approx([10.0, 40.0, 10.0, 400.0])
     assert cpu_corunner(2.0).quota is None
 
 

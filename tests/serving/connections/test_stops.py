@@ -24,13 +24,13 @@ class Sensor:
 
     def __call__(self) -> QuotaReading | None:
         self.asked += 1
-        return None if self.absent else QuotaReading(100.0, self.stops)
+        return None if self.absent else QuotaReading(100.0, 50.0, 0.0, self.stops)
 
 
 def test_late_and_counted_is_stopped() -> None:
     sensor = Sensor()
     stops = Stops(sensor)
-    assert stops.look_every_s == pytest.approx(0.005)
+    assert stops.look_every_s == pytest.approx(0.01)
     assert stops.stopped_s(10.0, 10.03) == 0.0
     sensor.stops = 1
     assert stops.stopped_s(10.03, 10.09) == pytest.approx(0.06)
@@ -98,7 +98,7 @@ def test_the_front_takes_calls_after_a_standstill(
     monkeypatch.setattr(front, "_probe_if_due", lambda _: None)
     front.open("127.0.0.1:1")
     assert front.service(DETAILS) is TAKEN
-    assert front._tick_due_s == pytest.approx(10.005)
+    assert front._tick_due_s == pytest.approx(10.01)
     now_s = 10.11
     sensor.stops += counted
     if first == "tick" or not counted:
