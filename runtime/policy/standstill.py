@@ -111,12 +111,12 @@ class Standstill:
         if before is None:
             return 0.0
         after, earlier = self._looks[-1], self._look_at(started_s - self._period_s + self._running_s) or self._looks[0]
-        used_s, stops = after.used_s - before.used_s, after.stops_since(before)
+        used_s, stops = max(after.used_s - before.used_s, 0.0), after.stops_since(before)
         is_known = after.at_s == ended_s and started_s - before.at_s <= HANDED_OVER_SHARE * wall_s
         if is_long and after.stops_since(earlier) != 0:
             if wall_s - expected_ms / 1e3 < self._period_s:  # else it was stopped more than once, which tells no phase
-                self._learn_stop(before, after, ended_s, expected_ms / 1e3)
-        elif is_known and stops == 0 and not is_long and wall_s > 0:
+                self._learn_stop(before, after, used_s, expected_ms / 1e3)
+        elif is_known and not stops and not is_long and wall_s > 0:
             self._mean_rate += RATE_WEIGHT * (min(used_s / wall_s, MOST_RATE) - self._mean_rate)
             if surprising:
                 self._usable_s = max(self._usable_s, after.spent_s)
@@ -132,7 +132,7 @@ class Standstill:
         first, last = self._look_at(since_s), self._look_at(until_s)
         if first is None or last is None or not self._binds:
             return wall_ms
-        return min(wall_ms, (last.used_s - first.used_s) / self._rate * 1e3)
+        return min(wall_ms, max(last.used_s - first.used_s, 0.0) / self._rate * 1e3)
 
     @property
     def _binds(self) -> bool:
@@ -191,18 +191,20 @@ class Standstill:
         half_ms, least_ms = expected_ms / 2, (self._period_s - self._running_s) / 2 * 1e3
         return self.wall_ms(started_s, half_ms) > half_ms + least_ms
 
-    def _learn_stop(self, before: _Look, after: _Look, ended_s: float, expected_s: float) -> None:
-        """Learn from a run that was stopped. before, after: the looks at its beginning and at its end."""
-        used_s = after.used_s - before.used_s
+    def _learn_stop(self, before: _Look, after: _Look, used_s: float, expected_s: float) -> None:
+        """Learn from a run that was stopped. before, after: the looks at its beginning and at its end.
+
+        used_s: CPU time between them.
+        """
         was_placed = self._between_s[1] - self._between_s[0] < self._period_s
-        self._place(ended_s, min(used_s / self._rate, SCATTER * expected_s))
-        after.spent_s = min(used_s, self._rate * (ended_s - self._refill_s))
+        self._place(after.at_s, min(used_s / self._rate, SCATTER * expected_s))
+        after.spent_s = min(used_s, self._rate * (after.at_s - self._refill_s))
         in_that_period = before.at_s >= self._refill_s - self._period_s
         if was_placed and in_that_period and after.stops_since(before) in (1, None):
             spent_s = before.spent_s + used_s - after.spent_s
             away_s = (self._quota_s if spent_s > ALL * self._quota_s else spent_s) - self._usable_s
             self._usable_s += (WEIGHT if away_s > 0 else FALLING_WEIGHT) * away_s
-            self._learned_s = ended_s
+            self._learned_s = after.at_s
 
     def _place(self, ended_s: float, most_s: float) -> None:
         """Narrow the phase: the quota came back within the last `most_s` before `ended_s`."""

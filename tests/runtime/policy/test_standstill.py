@@ -199,6 +199,36 @@ def test_another_period() -> None:
     assert standstill.share == pytest.approx(0.4, abs=0.03)
 
 
+READINGS = st.one_of(
+    st.none(),
+    st.builds(
+        QuotaReading,
+        st.sampled_from([20.0, 100.0]),
+        st.floats(0.1, 250.0),
+        st.floats(0.0, 1e6),
+        st.none() | st.integers(0, 9),
+    ),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(READINGS, st.floats(0.0, 0.2), st.floats(0.0, 0.3), st.floats(0.0, 50.0)), max_size=20))
+def test_no_reading_breaks_it(turns: list[tuple[QuotaReading | None, float, float, float]]) -> None:
+    """Counters that fall, as in another cgroup, quotas that change at each reading: times stay times."""
+    reading: QuotaReading | None = None
+    standstill, now_s = Standstill(lambda: reading), 100.0
+    for reading, pause_s, wall_s, expected_ms in turns:  # noqa: B007 -- the sensor returns it
+        now_s += pause_s
+        standstill.active(now_s)
+        assert 0.0 <= standstill.learn(now_s, now_s + wall_s, expected_ms) <= wall_s * 1e3 + 1e-9
+        now_s += wall_s
+        assert 0.0 < standstill.share <= 1.0
+        assert 0.0 <= standstill.left_ms(now_s, now_s + 0.05) <= 50.0 + 1e-9
+        assert 5.0 <= standstill.wall_ms(now_s, 5.0) < 1e6
+        assert 0.0 <= standstill.working_ms(now_s - wall_s, now_s) <= wall_s * 1e3 + 1e-9
+        assert standstill.refill_ms(now_s) >= 0.0
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 3), st.floats(0.0, 0.2), st.floats(0.1, 100.0))
 def test_left_is_the_inverse_of_wall(seed: int, offset_s: float, run_ms: float) -> None:
