@@ -46,7 +46,10 @@ class LevelPolicy(Protocol):
         """
 
     def observe_gap(self, gap_ms: float, now_s: float) -> None:
-        """Learn the time between two runs, where the second one was waiting for the end of the first."""
+        """Learn the time between two runs, where the second one was waiting for the end of the first.
+
+        now_s: beginning of the second one.
+        """
 
     def observe_reply(self, reply_ms: float, now_s: float) -> None:
         """Learn the time between the end of a run and the moment at which its answer could be sent."""

@@ -102,6 +102,8 @@ class Standstill:
 
         expected_ms: time that the run should have taken.
         """
+        if self._reading is None and ended_s < self._due_s:
+            return 0.0
         wall_s = ended_s - started_s
         is_long = wall_s * 1e3 >= max(LONGER * expected_ms, expected_ms + LEAST_MS)
         surprising = not is_long and self._should_have_stopped(started_s, expected_ms)

@@ -139,30 +139,28 @@ def memory(root: Path = ROOT) -> dict[str, float]:
 
 def cpu_quota(root: Path = ROOT) -> float:
     """CPU quota in cores, the tightest of our cgroup and those above; infinite without. Raises OSError, ValueError."""
-    return min([cores for cores, _, _ in quotas(quota_folders(root))], default=math.inf)
+    return min([cores for cores, _, _ in quotas(quota_files(root))], default=math.inf)
 
 
-def quota_folders(root: Path = ROOT) -> list[Path]:
-    """Folders of our cgroup and those above it that can have a CPU quota. Raises OSError."""
-    every = dict.fromkeys(cgroup_folders("cpu", root))
-    return [each for each in every if (each / "cpu.max").exists() or (each / "cpu.cfs_quota_us").exists()]
+def quota_files(root: Path = ROOT) -> list[Path]:
+    """Files of our cgroup and those above it that can state a CPU quota. Raises OSError."""
+    every = [folder / name for folder in cgroup_folders("cpu", root) for name in ("cpu.max", "cpu.cfs_quota_us")]
+    return [path for path in dict.fromkeys(every) if path.exists()]
 
 
-def quotas(folders: Iterable[Path]) -> Iterator[tuple[float, float, Path]]:
-    """Cores, period in milliseconds, and folder of each CPU quota that `folders` state. Raises OSError, ValueError."""
-    for folder in folders:
-        share = _optional_text(folder / "cpu.cfs_quota_us")
-        if share == "-1":
-            continue
-        if share is None:
-            share, period = read_text(folder / "cpu.max").split()
+def quotas(files: Iterable[Path]) -> Iterator[tuple[float, float, Path]]:
+    """Cores, period in milliseconds, and folder of each CPU quota that `files` state. Raises OSError, ValueError."""
+    for path in files:
+        if path.name == "cpu.max":
+            share, period = read_text(path).split()
         else:
-            period = read_text(folder / "cpu.cfs_period_us")
-        if share != "max":
+            share = read_text(path) or "-1"
+            period = "" if share == "-1" else _optional_text(path.with_name("cpu.cfs_period_us")) or "100000"
+        if share not in ("max", "-1"):
             share_us, period_us = float(share), float(period)
             if not (0 < share_us < math.inf and 0 < period_us < math.inf):
                 raise ValueError(f"a CPU quota of {share} in {period} us")
-            yield share_us / period_us, period_us / 1e3, folder
+            yield share_us / period_us, period_us / 1e3, path.parent
 
 
 def cgroup_folders(controller: str, root: Path = ROOT) -> Iterator[Path]:
@@ -213,7 +211,7 @@ def _memory_limit(folder: Path) -> tuple[float, float] | None:
 def read_text(path: Path) -> str:
     """The whole text of a file of the kernel, without its last line's end. Raises OSError.
 
-    It takes a fifth of the time of Path.read_text(): these files are read many times a second beside a CPU quota.
+    It takes less than half of the time of Path.read_text(). Beside a CPU quota, files are read many times a second.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .probes import ROOT, quota_folders, quotas, read_text
+from .probes import ROOT, quota_files, quotas, read_text
 
 LOOK_S = 1.0
+"""Longest time for which the files that state quotas are taken to be the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,8 @@ class QuotaReading:
 class CpuQuota:
     """Reads the tightest CPU quota of our cgroup and those above it. root: of the file system.
 
-    The folders are looked for again where this process has come into another cgroup, and every LOOK_S: the controller
-    may be given to a cgroup later.
+    The files are looked for again where this process has come into another cgroup, and every LOOK_S: the controller may
+    be given to a cgroup later.
     """
 
     def __init__(self, root: Path = ROOT, clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,16 +41,16 @@ class CpuQuota:
         self._clock = clock
         self._groups = root / "proc/self/cgroup"
         self._found_for, self._due_s = "", -math.inf
-        self._folders: list[Path] = []
+        self._files: list[Path] = []
 
     def __call__(self) -> QuotaReading | None:
         """The quota now; None where there is none, or where it cannot be read."""
         try:
             groups = read_text(self._groups)
             if groups != self._found_for or self._clock() >= self._due_s:
-                self._folders = quota_folders(self._root)
+                self._files = quota_files(self._root)
                 self._found_for, self._due_s = groups, self._clock() + LOOK_S
-            cores, period_ms, folder = min(quotas(self._folders))
+            cores, period_ms, folder = min(quotas(self._files))
         except (OSError, ValueError):  # absent or broken in any way; without a quota, min() fails
             return None
         stat = _stat(folder)

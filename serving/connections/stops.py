@@ -10,8 +10,8 @@ from nested_sparse.runtime.resources import QuotaReading
 LEAST_S = 0.002
 """A loop that was late by less was hardly stopped; not worth a reading."""
 LOOKS_PER_PERIOD, LEAST_LOOK_S = 10, 0.005
-"""The loop must look so often that it sees nearly all of a stop as lateness. But a look takes 100 µs or more of the CPU
-time of the quota itself, where it finds the caches cold: every 2 ms, a seventh of 10 ms in 20 went there."""
+"""The loop must look so often that it sees nearly all of a stop as lateness. But a look takes CPU time of
+the quota itself: 100 µs or more where caches are cold, so that looks every 2 ms took up to a tenth of 10 ms in 20."""
 UNREAD_S = 1.0
 """A quota that was not there is looked for again after this time."""
 
@@ -30,9 +30,9 @@ class Stops:
     @property
     def look_every_s(self) -> float:
         """Longest time between two looks; infinite without a quota."""
-        return (
-            math.inf if self._reading is None else max(self._reading.period_ms / 1e3 / LOOKS_PER_PERIOD, LEAST_LOOK_S)
-        )
+        if self._reading is None:
+            return math.inf
+        return max(self._reading.period_ms / 1e3 / LOOKS_PER_PERIOD, LEAST_LOOK_S)
 
     def stopped_s(self, since_s: float, now_s: float) -> float:
         """Time until now in which this process was stopped, of that since the last look, or since a later `since_s`.

@@ -277,11 +277,9 @@ def test_bounds_and_predictions_hold_whatever_comes(steps: list[tuple[Waiting, l
         policy.observe(decision.level, request.batch, service_ms, now_s)
 
 
-def stopped(
-    quota_ms: float, period_ms: float, periods: int = 8
-) -> tuple[ElasticPolicy, Callable[[float, float], None]]:
-    """A policy whose group has used up its quota from the beginning of each period on, so that runs from 2 ms before
-    the stop until 1 ms behind it were stopped; and a function that sets clock and CPU time, in ms."""
+def stopped(quota_ms: float, period_ms: float) -> tuple[ElasticPolicy, Callable[[float, float], None]]:
+    """A policy with a quota that was used up from the beginning of each of eight periods on, so that the runs from 2 ms
+    before the stop until 1 ms behind it were stopped. And a function that sets clock and CPU time, in ms."""
     used_ms, stops = 0.0, 0
     policy = ElasticPolicy(PROFILE, quota=lambda: QuotaReading(period_ms, quota_ms, used_ms, stops))
 
@@ -319,6 +317,19 @@ def test_a_quota_leaves_less_time_from_its_first_reading_on() -> None:
     """No run has been stopped yet: a run of 14 ms would not be in time with 5 of 20 ms."""
     policy = ElasticPolicy(PROFILE, quota=lambda: QuotaReading(20.0, 5.0))
     assert policy.choose(due(30.0), [], 0.0).level != 3
+
+
+def test_a_standstill_between_two_runs_is_no_gap() -> None:
+    """8 ms in which the quota was used up: the next runs are predicted as before, not 8 ms longer."""
+    policy, at = stopped(12.0, 20.0)
+    at(200.5, 0.5)
+    before_ms = policy.choose(due(200.5 + 18.0, lowest=1), [], 0.2005).predicted_ms
+    for period in range(11, 61):
+        at(20.0 * period - 8.0, 12.0)
+        at(20.0 * period + 0.5, 0.5)
+        policy.observe_gap(8.5, 0.02 * period + 0.0005)
+    decision = policy.choose(due(1200.5 + 18.0, lowest=1), [], 1.2005)
+    assert decision.predicted_ms == pytest.approx(before_ms, abs=1.0)
 
 
 @pytest.mark.parametrize("turn", ["choose", "admit"])

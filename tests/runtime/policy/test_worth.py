@@ -67,6 +67,16 @@ def test_requests_that_come_meanwhile_count() -> None:
     assert worth([0.80, 0.81, 0.82], [5.0], arrivals).best(LEVELS, due(30.0), [], 0.2) == 1
 
 
+def test_requests_come_twice_as_fast_in_half_of_the_time() -> None:
+    """One in 20 ms that has 24, all in time; where runs take place in half of the time, it is one in 10 that has 12."""
+    arrivals = Arrivals()
+    for number in range(20):
+        arrivals.note(1, 24.0, number / 50)
+    weighed = worth([0.80, 0.81, 0.82], [5.0], arrivals)
+    assert weighed.best(LEVELS, due(30.0), [], 0.4) == 2
+    assert weighed.best(LEVELS, due(30.0), [], 0.4, share=0.5) == 1
+
+
 def test_a_rise_leaves_room_for_scatter() -> None:
     """Level 2 and a reply take 19.5 of 20 ms: enough to stay there, too much to rise to it."""
     assert worth([0.80, 0.81, 0.82], [3.5]).best(LEVELS, due(20.0), [], 0.0, present=2) == 2
