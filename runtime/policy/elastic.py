@@ -14,6 +14,7 @@ from ..resources import QuotaReading
 from .arrivals import Arrivals
 from .decision import Decision, Waiting
 from .forecast import Forecast
+from .overload import Overload
 from .plan import QueuePlan
 from .ramp import Ramp
 from .slowdown import Slowdown
@@ -53,6 +54,9 @@ class ElasticPolicy:
        arrivals are regular, at a camera's pace, the rate decides instead. There the limit for rising is lower than that
        for falling; otherwise two levels would take turns for ever, without a gain.
 
+    Of these levels the one of most worth runs (see Worth). Where requests were refused of late behind a queue as long,
+    the time of a run has a price (see Overload).
+
     The level falls at once. It rises by one level, after `rise_decisions` decisions that would have allowed more, and
     not to a level whose run would take nearly all the time that the request had when it came in. It rises at once for
     a request alone that has AMPLE times the time that it needs.
@@ -79,6 +83,7 @@ class ElasticPolicy:
         self._forecast = Forecast(profile, slowdown, workers=workers)
         self._arrivals = Arrivals()
         self._standstill = Standstill(quota)
+        self._overload = Overload(self._forecast, self._arrivals)
         self._worth = Worth(accuracy, self._forecast, self._arrivals)
         self._useful = tuple(
             accuracy is None or all(accuracy[level] > lower for lower in accuracy[:level])
@@ -88,7 +93,14 @@ class ElasticPolicy:
 
     def admit(self, request: Waiting, queue: Sequence[Waiting], busy_ms: float, now_s: float) -> Decision:
         """As LevelPolicy."""
+        if busy_ms <= 0 and not queue:
+            self._overload.idle()
         self._arrivals.note(request.batch, _budget_ms(request, now_s), now_s, request.sizes)
+        decision = self._admit(request, queue, busy_ms, now_s)
+        self._note_refusal(decision, request, now_s)
+        return decision
+
+    def _admit(self, request: Waiting, queue: Sequence[Waiting], busy_ms: float, now_s: float) -> Decision:
         if self._standstill.active(now_s):
             running_ms = self._standstill.left_ms(now_s, now_s + busy_ms / 1e3)
             ready, behind = self._without_stops(request, now_s), [self._without_stops(each, now_s) for each in queue]
@@ -97,6 +109,7 @@ class ElasticPolicy:
 
     def arrived(self, request: Waiting, now_s: float) -> None:
         """As LevelPolicy."""
+        self._overload.idle()
         self._arrivals.note(request.batch, _budget_ms(request, now_s), now_s, request.sizes)
 
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
@@ -104,8 +117,11 @@ class ElasticPolicy:
         request = self._resolved(request)
         if self._standstill.active(now_s):
             ready, behind = self._without_stops(request, now_s), [self._without_stops(each, now_s) for each in queue]
-            return self._with_stops(self._choose(ready, behind, now_s), request, now_s)
-        return self._choose(request, queue, now_s)
+            decision = self._with_stops(self._choose(ready, behind, now_s), request, now_s)
+        else:
+            decision = self._choose(request, queue, now_s)
+        self._note_refusal(decision, request, now_s)
+        return decision
 
     def _choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
         """choose() where nothing stops this process."""
@@ -128,6 +144,13 @@ class ElasticPolicy:
             level = ramp.rise_to(fitting)  # after a burst, a picture a second need not wait for decisions
         if level < fitting:
             why = f"level {fitting} fits, rising slowly"
+        fill = self._overload.fill(len(queue), slowdown, self._standstill.share)
+        price = self._overload.price(fill)
+        if price > 0.0 and level > request.lowest_level:  # the ramp does not follow: a moment later time may be free
+            dear, level = level, self._worthwhile(level, request, queue, now_s, level, price)
+            if level < dear:
+                why = f"level {dear} would take time that requests lacked of late"
+        self._overload.ran(fill)
         reason = f"{why}; {slack_ms:.1f} ms left"
         take, profiled_ms = self._take(level, request, queue, slack_ms / slowdown)
         return Decision(level, profiled_ms * slowdown, reason, take=take)
@@ -228,11 +251,17 @@ class ElasticPolicy:
                 return level, why
         return request.lowest_level, why
 
-    def _worthwhile(self, fitting: int, request: Waiting, queue: Sequence[Waiting], now_s: float, present: int) -> int:
+    def _worthwhile(
+        self, fitting: int, request: Waiting, queue: Sequence[Waiting], now_s: float, present: int, price: float = 0.0
+    ) -> int:
         """The level of most worth among those up to `fitting`. present: the level of the latest runs."""
         between = range(fitting, request.lowest_level, -1)
         levels = [*(level for level in between if self._useful[level]), request.lowest_level]
-        return self._worth.best(levels, request, queue, now_s, present, self._standstill.share)
+        return self._worth.best(levels, request, queue, now_s, present, self._standstill.share, price)
+
+    def _note_refusal(self, decision: Decision, request: Waiting, now_s: float) -> None:
+        if decision.level is None and decision.predicted_ms <= _budget_ms(request, now_s):
+            self._overload.refused()
 
     def _sustains(self, level: int, rises: bool, plan: QueuePlan, slowdown: float) -> bool:
         """Whether the queue and the samples that usually follow can be served at `level`."""

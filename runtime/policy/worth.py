@@ -40,11 +40,13 @@ class Worth:
         now_s: float,
         present: int | None = None,
         share: float = 1.0,
+        price: float = 0.0,
     ) -> int:
         """The level of most worth among `levels`, densest first; the last one is the lowest that `request` allows.
 
         queue: the requests behind, in the order of service. present: the level of the latest runs; None: any.
         share: of the time in which runs take place. The deadlines of `request` and `queue` leave out the rest.
+        price: number of requests that the time of one costs later on (Overload).
         """
         self._forecast.chances.forget(now_s)
         mean = self._forecast.slowdown.mean(now_s)
@@ -76,9 +78,10 @@ class Worth:
                 theirs = chance(wait_ms + floor_ms, share * self._arrivals.horizon_ms)
                 worth += lowest * coming * theirs
                 certain = certain and theirs == 1.0
+            worth -= lowest * price * max(0.0, run_ms / floor_ms - 1.0)
             if worth > most:
                 best, most = level, worth
-            if certain:  # a sparser one has no better chances
+            if certain and price == 0.0:  # a sparser one has no better chances
                 break
         return best
 

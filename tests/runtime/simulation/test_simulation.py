@@ -21,6 +21,7 @@ from nested_sparse.runtime.policy.policies import Served
 from nested_sparse.runtime.profiling.profile import LatencyProfile
 from nested_sparse.runtime.simulation import LOAD, World, oracle, poisson, simulate
 from nested_sparse.runtime.simulation.contention import cpu_corunner, quota
+from nested_sparse.runtime.simulation.traces import gamma
 
 Rigs = Callable[..., Any]
 POLICIES = [
@@ -171,7 +172,29 @@ def test_a_short_stay_of_a_quota_costs_no_more_than_it_saves() -> None:
         simulate(partial(ElasticPolicy, accuracy=world.accuracy, quota=read), trace, world).summary.effective_accuracy
         for read in (lambda: world.contention.quota, lambda: None)
     )
-    assert with_it >= without + 0.02
+    assert with_it >= without + 0.005
+
+
+@pytest.mark.parametrize("rate_per_s", [16.0, 36.0])
+def test_in_overload_the_levels_cost_hardly_more_than_they_gain(rate_per_s: float) -> None:
+    """In bursts a fifth to a third of the requests is late even at level 0. A denser run between two bursts, or at the
+    beginning of one, gains 0.03 at most and makes a part of a request late.
+
+    With arrivals weighed by their mean interval alone, these were 1.3 and 1.7 points below level 0.
+    """
+    accuracy = (0.894, 0.925, 0.9415, 0.9443)
+    profile = LatencyProfile((1,), [[11.0], [15.0], [24.0], [45.0]])
+    gains = []
+    for seed in range(2):
+        world = World(profile, accuracy, 72.0, seed=seed)
+        trace = gamma(rate_per_s, 1200 / rate_per_s, 8.0, seed)
+        elastic, lowest = (
+            simulate(policy, trace, world).summary.effective_accuracy
+            for policy in (partial(ElasticPolicy, accuracy=accuracy), partial(FixedPolicy, 0))
+        )
+        assert lowest < 0.8
+        gains.append(elastic - lowest)
+    assert sum(gains) / 2 >= -0.006
 
 
 def test_standstills_of_a_quota_are_planned_around() -> None:
