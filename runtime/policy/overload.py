@@ -8,8 +8,8 @@ from .forecast import Forecast
 WEIGHT = 0.03
 """Weight of one more run in a share: about thirty runs count. 0.01 gains less, 0.05 and 0.1 no more (decision 073)."""
 PARTS = 6
-"""Parts of the time that a request has, by which queues are told apart. One share for all queues is too high for the
-short ones and too low for the long ones (decision 073)."""
+"""Parts of the time that a request has, by which queues are told apart. One share for all queues gains less (decision
+073)."""
 
 
 class Overload:
@@ -21,8 +21,8 @@ class Overload:
     time, in requests per time of one request. A queue tells how many are waiting, but not how many more a burst brings;
     the price is therefore learned for queues of different lengths, from the runs at whatever level.
 
-    Only refusals of this model's requests are known here, and only by the policy: a request that is late after all is
-    no refusal. Not thread-safe: the scheduler locks.
+    Only what this model's policy refuses counts: no refusal of another model, and no request that was run and came
+    late. Not thread-safe: the scheduler locks.
     """
 
     def __init__(self, forecast: Forecast, arrivals: Arrivals) -> None:

@@ -78,7 +78,8 @@ class Worth:
                 theirs = chance(wait_ms + floor_ms, share * self._arrivals.horizon_ms)
                 worth += lowest * coming * theirs
                 certain = certain and theirs == 1.0
-            worth -= lowest * price * max(0.0, run_ms / floor_ms - 1.0)
+            if price > 0.0:
+                worth -= lowest * price * max(0.0, run_ms / floor_ms - 1.0)
             if worth > most:
                 best, most = level, worth
             if certain and price == 0.0:  # a sparser one has no better chances

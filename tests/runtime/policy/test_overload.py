@@ -140,6 +140,18 @@ def test_requests_that_no_device_could_serve_are_no_overload() -> None:
     assert usual.level == 2
 
 
+def test_a_request_that_is_only_noted_has_found_the_device_idle() -> None:
+    """A refusal behind it is none behind the runs before it, so that their time was free."""
+    policy = ElasticPolicy(PROFILE, accuracy=[0.90, 0.92, 0.93])
+    for step in range(60):
+        now_s = 1.0 + step
+        policy.arrived(due(50.0, now_s), now_s)
+        usual = policy.choose(due(50.0, now_s), [], now_s)
+        policy.arrived(due(50.0, now_s + 0.5), now_s + 0.5)
+        assert policy.admit(due(50.0, now_s + 0.5), [], 45.0, now_s + 0.5).level is None
+    assert usual.level == 2
+
+
 def test_the_level_is_back_when_the_overload_has_gone() -> None:
     policy = ElasticPolicy(PROFILE, accuracy=[0.90, 0.92, 0.93])
     serve_bursts(policy, 10)
